@@ -1,0 +1,1 @@
+"""How fast a model runs here, and in how much memory."""

@@ -1,0 +1,152 @@
+"""What the environment and the config file say, read once into one frozen value.
+
+Order: flag > recipe > `LLMEDGE_*` > config file > default. This module is the only reader of the
+environment; whoever needs a setting is given it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import platformdirs
+
+from llmedge.core.errors import UsageError
+
+_LOG_LEVELS = ("debug", "info", "warning", "error")
+_KEYS = ("home", "threads", "log")
+_CONFIG_VARIABLE = "LLMEDGE_CONFIG"
+
+# libgomp's barrier spins 300,000 rounds or forever by default; one loaded core then stalls all
+# others. 1,000 rounds keep the speed of an idle machine. Measured in docs/threads.md.
+_GOMP_SPIN_COUNT = "1000"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One run's settings.
+
+    Attributes:
+        home: Folder of models, records and caches.
+        threads: Threads to compute with; `None` means the performance cores within the limits.
+        log: Level of the log on stderr, `None` for none.
+        hf_cache: Folder of the Hugging Face Hub cache.
+        has_hf_token: Whether a Hub token is set or stored. The token itself is not kept.
+    """
+
+    home: Path
+    threads: int | None
+    log: str | None
+    hf_cache: Path
+    has_hf_token: bool
+
+    @property
+    def models_dir(self) -> Path:
+        """Where variants lie, one folder a name."""
+        return self.home / "models"
+
+    @property
+    def state_dir(self) -> Path:
+        """What llmedge remembers between runs and can do without."""
+        return self.home / "state"
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the environment and the config file.
+
+    Raises:
+        UsageError: An unknown `LLMEDGE_*` variable or config key, or a value that cannot be meant.
+    """
+    env = os.environ if environ is None else environ
+    values: dict[str, str] = _read_config(env)
+    for name, value in env.items():
+        if not name.startswith("LLMEDGE_") or name == _CONFIG_VARIABLE:
+            continue
+        key = name.removeprefix("LLMEDGE_").lower()
+        _check_key(key, f"environment variable {name}")
+        values[key] = value
+    home = values.get("home") or platformdirs.user_data_dir("llmedge", appauthor=False)
+    return Settings(
+        home=Path(home).expanduser().absolute(),
+        threads=_parse_threads(values.get("threads")),
+        log=_parse_log(values.get("log")),
+        hf_cache=_hf_cache(env),
+        has_hf_token=_has_hf_token(env),
+    )
+
+
+def prepare_openmp() -> str:
+    """Bound libgomp's spin wait, unless the user chose otherwise; call before it is loaded.
+
+    Returns:
+        What is in force, as `NAME=value`, for `doctor` and the benchmark's fingerprint.
+    """
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        if name in os.environ:
+            return f"{name}={os.environ[name]}"
+    os.environ["GOMP_SPINCOUNT"] = _GOMP_SPIN_COUNT
+    return f"GOMP_SPINCOUNT={_GOMP_SPIN_COUNT}"
+
+
+def _read_config(env: Mapping[str, str]) -> dict[str, str]:
+    explicit = env.get(_CONFIG_VARIABLE)
+    folder = Path(platformdirs.user_config_dir("llmedge", appauthor=False))
+    path = Path(explicit) if explicit else folder / "config.toml"
+    if not path.is_file():
+        if explicit:
+            raise UsageError(f"{_CONFIG_VARIABLE} names {path}, which is not a file", "unset it")
+        return {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}", f"mend or remove {path}") from None
+    for key in table:
+        _check_key(key, f"key {key!r} in {path}")
+    return {key: str(cast("object", value)) for key, value in table.items()}
+
+
+def _check_key(key: str, what: str) -> None:
+    if key not in _KEYS:
+        close = difflib.get_close_matches(key, _KEYS, n=1)
+        known = ", ".join(f"LLMEDGE_{name.upper()}" for name in (*_KEYS, "config"))
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {known}"
+        raise UsageError(f"unknown {what}", hint)
+
+
+def _parse_threads(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1024:
+        raise UsageError(f"threads is {text!r}, not a number from 1 to 1024", "set LLMEDGE_THREADS")
+    return int(text)
+
+
+def _parse_log(text: str | None) -> str | None:
+    if text is not None and text not in _LOG_LEVELS:
+        raise UsageError(f"log is {text!r}, not one of {', '.join(_LOG_LEVELS)}", "set LLMEDGE_LOG")
+    return text
+
+
+def _hf_home(env: Mapping[str, str]) -> Path:
+    # Source: huggingface_hub documentation, "Environment variables".
+    if "HF_HOME" in env:
+        return Path(env["HF_HOME"]).expanduser()
+    base = env.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "huggingface"
+
+
+def _hf_cache(env: Mapping[str, str]) -> Path:
+    explicit = env.get("HF_HUB_CACHE")
+    return Path(explicit).expanduser() if explicit else _hf_home(env) / "hub"
+
+
+def _has_hf_token(env: Mapping[str, str]) -> bool:
+    if env.get("HF_TOKEN"):
+        return True
+    explicit = env.get("HF_TOKEN_PATH")
+    return (Path(explicit) if explicit else _hf_home(env) / "token").is_file()

@@ -1,0 +1,1 @@
+"""What a variant lost against its reference."""

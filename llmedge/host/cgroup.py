@@ -1,0 +1,106 @@
+"""The limits that a container or a systemd slice puts on this process, cgroup v2 and v1.
+
+Source: Linux kernel documentation, admin-guide/cgroup-v2 and admin-guide/cgroup-v1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# cgroup v1 writes "no limit" as the largest multiple of the page size; anything near it is none.
+_V1_UNLIMITED_BYTES = 1 << 60
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupLimits:
+    """What this process may use; `None` means no limit.
+
+    Attributes:
+        memory_bytes: The least memory limit on the way up to the root.
+        memory_used_bytes: What the group with that limit uses now, page cache included.
+        cpus: The least CPU quota, in cores; 1.5 is one and a half.
+    """
+
+    memory_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    cpus: float | None = None
+
+
+def read_limits(root: Path = Path("/")) -> CgroupLimits:
+    """Read the limits in force, walking from this process's group to the root.
+
+    Args:
+        root: The file system's root; another one in tests.
+    """
+    memory: list[tuple[int, int | None]] = []
+    cpus: list[float] = []
+    for folder in _groups(root):
+        limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
+        if limit is not None and limit < _V1_UNLIMITED_BYTES:
+            used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
+            memory.append((limit, used))
+        quota = _quota_v2(folder) or _quota_v1(folder)
+        if quota is not None:
+            cpus.append(quota)
+    limit, used = min(memory, key=lambda pair: pair[0]) if memory else (None, None)
+    return CgroupLimits(limit, used, min(cpus) if cpus else None)
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Yield every folder of this process's control groups, innermost first."""
+    mounts = root / "sys/fs/cgroup"
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in lines:
+        parts = line.split(":", 2)
+        if len(parts) != 3:
+            continue
+        controllers, path = parts[1], parts[2].lstrip("/")
+        if not controllers:
+            bases = [mounts, mounts / "unified"]
+        elif {"memory", "cpu"} & set(controllers.split(",")):
+            bases = [mounts / controllers, *(mounts / name for name in controllers.split(","))]
+        else:
+            continue
+        for base in bases:
+            yield from _upwards(base, path)
+
+
+def _upwards(base: Path, path: str) -> Iterator[Path]:
+    # Inside a container the path may name the host's view, which is not mounted: the mount itself
+    # is then this process's group.
+    folder = base / path
+    while folder != base and base in folder.parents:
+        if folder.is_dir():
+            yield folder
+        folder = folder.parent
+    if base.is_dir():
+        yield base
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _number(path: Path) -> int | None:
+    text = _read(path)
+    return int(text) if text and text.isdigit() else None
+
+
+def _quota_v2(folder: Path) -> float | None:
+    parts = (_read(folder / "cpu.max") or "").split()
+    if len(parts) == 2 and parts[0].isdigit() and parts[1].isdigit() and int(parts[1]):
+        return int(parts[0]) / int(parts[1])
+    return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
+    return quota / period if quota and period else None

@@ -1,0 +1,1 @@
+"""What is measured on text: corpora, perplexity, KL divergence."""

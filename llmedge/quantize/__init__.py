@@ -1,0 +1,1 @@
+"""From one GGUF file to its quantized variants."""

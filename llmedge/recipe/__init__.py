@@ -1,0 +1,1 @@
+"""The joining layer: whatever needs more than one stage."""

@@ -1,0 +1,1 @@
+"""The only user of llama.cpp: typed, owned handles over its C interface."""

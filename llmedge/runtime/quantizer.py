@@ -1,0 +1,217 @@
+"""llama.cpp's quantizer in a child process: planned, watched, and killed without a trace.
+
+The library has no progress callback and no way to stop, writes its file as it goes and aborts the
+process on some inputs. So it runs in a child that reads its log, and the file is the caller's to
+throw away.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from llmedge.core.errors import IntegrityError, ResourceError, UsageError
+from llmedge.gguf.quant_types import BY_NAME
+from llmedge.gguf.reader import Header, TensorInfo
+from llmedge.host.child import Child, ChildDied, Talk
+from llmedge.runtime.library import collected_errors, library, log_listener
+from llmedge.runtime.model import native_path
+
+# Bounds what the library keeps of one tensor; its own default is 8 GiB, far beyond an edge device.
+# The output is the same to the byte.
+MAX_BUFFER_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizerOptions:
+    """What to do with a file.
+
+    Attributes:
+        ftype: The mix's number in llama.cpp.
+        n_threads: Threads to compute with.
+        allow_requantize: Accept tensors that are quantized already.
+        max_buffer_bytes: Bound of the rows kept in memory at once.
+    """
+
+    ftype: int
+    n_threads: int
+    allow_requantize: bool = False
+    max_buffer_bytes: int = MAX_BUFFER_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """What becomes of one tensor.
+
+    Attributes:
+        name: Its name.
+        source_type: The quant type it has, GGML's spelling in capitals.
+        target_type: The quant type it gets.
+        wanted_type: What the mix wanted, where its rows do not fit that type's blocks.
+        n_bytes: Its size afterwards.
+    """
+
+    name: str
+    source_type: str
+    target_type: str
+    wanted_type: str | None
+    n_bytes: int
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether it gets another type than the mix wanted."""
+        return self.wanted_type is not None
+
+
+class Quantizer:
+    """One run of the quantizer: `plan` first, then `run`, in a child of its own.
+
+    Args:
+        header: The source file's.
+        options: What to do.
+    """
+
+    def __init__(self, header: Header, options: QuantizerOptions) -> None:
+        self._header = header
+        self._child = Child(_quantize, header.path, options)
+
+    def plan(self) -> tuple[TensorPlan, ...]:
+        """Return what would become of each tensor; nothing is written.
+
+        Raises:
+            IntegrityError: llama.cpp refuses the file or crashes on it.
+        """
+        talk = self._messages()
+        targets, wanted = next(talk)
+        tensors = self._header.tensors
+        if len(targets) != len(tensors):
+            raise IntegrityError(
+                f"llama.cpp planned {len(targets)} of {len(tensors)} tensors of {self._header.path}"
+            )
+        return tuple(_tensor_plan(tensor, targets, wanted) for tensor in tensors)
+
+    def run(self, target: Path, on_tensor: Callable[[str], None]) -> None:
+        """Write the quantized file; call `plan` first.
+
+        Args:
+            target: Where to write; replaced when it exists, partial after an error.
+            on_tensor: Called with each tensor's name when it is done.
+
+        Raises:
+            ResourceError: The file could not be written: most often, the disk is full.
+            IntegrityError: llama.cpp refuses the file or crashes on it.
+        """
+        self._child.say(native_path(target))
+        for name in self._messages():
+            on_tensor(name)
+
+    def close(self) -> None:
+        """End the child, wherever it is."""
+        self._child.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _messages(self) -> Any:
+        try:
+            yield from self._child.messages()
+        except ChildDied as death:
+            cause = death.signal_name or f"exit code {death.exit_code}"
+            if death.signal_name == "SIGKILL":
+                raise ResourceError(
+                    "the quantizer was killed: most likely the system ran out of memory",
+                    "close other programs, or use a smaller --max-buffer",
+                ) from None
+            raise IntegrityError(
+                f"llama.cpp's quantizer ended by {cause} on {self._header.path}: {death.stderr}",
+                "the file is damaged: get it again, or convert it again",
+            ) from None
+
+
+def _tensor_plan(
+    tensor: TensorInfo, targets: dict[str, str], wanted: dict[str, str]
+) -> TensorPlan:
+    source = tensor.quant_type.name
+    target = targets[tensor.name] or source
+    n_bytes = BY_NAME[target].row_bytes(tensor.n_weights)
+    return TensorPlan(tensor.name, source, target, wanted.get(tensor.name), n_bytes)
+
+
+class _LogReader:
+    """Reads the quantizer's log: which tensor becomes what, and which is done.
+
+    Source: src/llama-quant.cpp of llama.cpp, `LLAMA_LOG_INFO("[%4d/%4d] …`.
+    """
+
+    _TENSOR = re.compile(r"\[ *\d+/ *\d+\] (.+?) +- \[[^]]*\], type = +\w+, (.*)")
+    _TARGET = re.compile(r"converting to (\w+) |\((\w+)\)\s*$")
+    _FALLBACK = re.compile(r"warning: (.+?) +- ncols .*\(required for type +(\w+)\)")
+
+    def __init__(self, on_tensor: Callable[[str, str], None]) -> None:
+        self._on_tensor = on_tensor
+        self._line = ""
+        self.wanted: dict[str, str] = {}
+
+    def feed(self, _: int, text: str) -> None:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if match := self._TENSOR.match(line):
+                target = self._TARGET.search(match[2])
+                name = (target[1] or target[2]).upper() if target else ""
+                self._on_tensor(match[1], name)
+            elif match := self._FALLBACK.match(line):
+                self.wanted[match[1]] = match[2].upper()
+
+
+def _quantize(talk: Talk, source: Path, options: QuantizerOptions) -> None:
+    """Run in the child: a dry run, then the real one when the parent names a target."""
+    targets: dict[str, str] = {}
+    reader = _LogReader(targets.__setitem__)
+    with log_listener(reader.feed):
+        _call(source, b"unused", options, dry_run=True)
+    talk.say((targets, reader.wanted))
+    target = talk.hear()
+    watcher = _LogReader(lambda name, _: talk.say(name))
+    with log_listener(watcher.feed):
+        _call(source, target, options, dry_run=False)
+
+
+def _call(source: Path, target: Any, options: QuantizerOptions, *, dry_run: bool) -> None:
+    lib = library()
+    params = lib.llama_model_quantize_default_params()
+    params.ftype = options.ftype
+    params.nthread = options.n_threads
+    params.allow_requantize = options.allow_requantize
+    params.max_buf_size = options.max_buffer_bytes
+    params.dry_run = dry_run
+    with collected_errors() as errors:
+        code = lib.llama_model_quantize(native_path(source), target, ctypes.byref(params))
+    if code != 0:
+        raise _quantize_error(source, errors, code)
+
+
+def _quantize_error(source: Path, errors: list[str], code: int) -> Exception:
+    reason = errors[-1].rpartition("failed to quantize:")[2].strip() if errors else f"code {code}"
+    if "requantizing" in reason:
+        return UsageError(
+            f"{source} is quantized already ({reason}); quantizing it again loses more",
+            "start from a 16-bit file, or accept the loss with --allow-requantize",
+        )
+    if "iostream error" in reason or "failed to write" in reason:
+        return ResourceError(
+            f"the file could not be written ({reason})", "is the disk full, or read-only?"
+        )
+    return IntegrityError(f"llama.cpp cannot quantize {source}: {reason}")

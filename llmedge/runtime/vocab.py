@@ -1,0 +1,133 @@
+"""Text to tokens and back, without ever showing half a character."""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from llmedge.core.errors import EngineError
+from llmedge.runtime.library import library
+
+if TYPE_CHECKING:
+    from llmedge.runtime.model import Model
+
+_NO_TOKEN = -1
+_FIRST_PIECE_BYTES = 64
+
+
+class Vocab:
+    """A model's vocabulary; valid while the model is open."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._pointer = library().llama_model_get_vocab(model.pointer)
+        self._buffer = ctypes.create_string_buffer(_FIRST_PIECE_BYTES)
+
+    @property
+    def n_tokens(self) -> int:
+        """Size of the vocabulary, the width of the logits."""
+        return int(library().llama_vocab_n_tokens(self._live()))
+
+    @property
+    def bos(self) -> int | None:
+        """The token that begins a text, if there is one."""
+        token = int(library().llama_vocab_bos(self._live()))
+        return None if token == _NO_TOKEN else token
+
+    @property
+    def eos(self) -> int | None:
+        """The token that ends a text, if there is one."""
+        token = int(library().llama_vocab_eos(self._live()))
+        return None if token == _NO_TOKEN else token
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether a text should begin with `bos`."""
+        return bool(library().llama_vocab_get_add_bos(self._live()))
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends the generation (end of text, of turn, of message)."""
+        return bool(library().llama_vocab_is_eog(self._live(), token))
+
+    def text(self, token: int | None) -> str:
+        """Return a token as it is written in the vocabulary: `<|im_end|>`; "" for `None`."""
+        if token is None:
+            return ""
+        raw = library().llama_vocab_get_text(self._live(), token)
+        return raw.decode("utf-8", "replace") if raw else ""
+
+    def tokenize(
+        self, text: str, *, add_special: bool = False, parse_special: bool = False
+    ) -> list[int]:
+        """Turn text into tokens.
+
+        Args:
+            text: Any text; lone surrogates are replaced.
+            add_special: Add the tokens that the model wants around a text, such as `bos`.
+            parse_special: Read `<|im_start|>` and the like as the tokens they name.
+
+        Raises:
+            EngineError: The tokenizer failed.
+        """
+        data = text.encode("utf-8", "replace")
+        n_max = len(data) + 8
+        buffer = (ctypes.c_int32 * n_max)()
+        n = library().llama_tokenize(
+            self._live(), data, len(data), buffer, n_max, add_special, parse_special
+        )
+        if n < 0:
+            raise EngineError(f"a text of {len(data)} bytes could not be tokenized ({n})")
+        return list(buffer[:n])
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """Return the bytes that a token adds to a text; they may be part of a character.
+
+        Args:
+            token: Its id.
+            special: Whether control tokens appear as their text instead of nothing.
+        """
+        lib = library()
+        n = lib.llama_token_to_piece(
+            self._live(), token, self._buffer, len(self._buffer), 0, special
+        )
+        if n < 0:
+            self._buffer = ctypes.create_string_buffer(-n)
+            n = lib.llama_token_to_piece(
+                self._live(), token, self._buffer, len(self._buffer), 0, special
+            )
+        return self._buffer.raw[:n]
+
+    def detokenize(self, tokens: Iterable[int], *, special: bool = False) -> str:
+        """Turn tokens into text; bytes that are no UTF-8 become U+FFFD."""
+        detokenizer = Detokenizer()
+        parts = [detokenizer.feed(self.piece(token, special=special)) for token in tokens]
+        return "".join(parts) + detokenizer.finish()
+
+    def starts_with_bos(self, tokens: Sequence[int]) -> bool:
+        """Whether tokens begin with `bos`."""
+        return bool(tokens) and tokens[0] == self.bos
+
+    def _live(self) -> object:
+        _ = self._model.pointer  # raises when the model is closed
+        return self._pointer
+
+
+class Detokenizer:
+    """Joins pieces into text; holds back the bytes of a character that is not complete.
+
+    The joined output is the same for any split of the same bytes, and each part of it is whole
+    characters. Bytes that can never become a character turn into U+FFFD at once.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, piece: bytes) -> str:
+        """Take the next bytes and return the characters that are complete."""
+        return self._decoder.decode(piece)
+
+    def finish(self) -> str:
+        """Return what is left: U+FFFD for a character that never became complete."""
+        return self._decoder.decode(b"", final=True)

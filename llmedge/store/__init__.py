@@ -1,0 +1,1 @@
+"""Names, files and what is known about them: references, sidecars, records."""
