@@ -1,0 +1,239 @@
+"""One GGUF file into one variant: planned, checked against the disk, written aside, verified."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import llmedge
+from llmedge.core.errors import IntegrityError, UsageError
+from llmedge.core.progress import Progress
+from llmedge.core.settings import Settings
+from llmedge.gguf.mixes import Mix
+from llmedge.gguf.reader import Header, read_header
+from llmedge.host.cpu import read_cpu
+from llmedge.host.memory import require_free_disk
+from llmedge.runtime.first_load import remember
+from llmedge.runtime.library import library_info
+from llmedge.runtime.model import require_single_file
+from llmedge.runtime.quantizer import MAX_BUFFER_BYTES, Quantizer, QuantizerOptions, TensorPlan
+from llmedge.store.atomic import make_folder, replacing
+from llmedge.store.catalog import variant_path
+from llmedge.store.manifest import Manifest, Source, hash_file, write_manifest
+from llmedge.store.reference import model_name
+
+# Metadata that the quantizer adds or widens; the exact header is verified once it is written.
+_HEADER_SLACK_BYTES = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeOptions:
+    """How to quantize.
+
+    Attributes:
+        folder: Where the variants go; `None` is the store.
+        n_threads: Threads; `None` takes the performance cores within the limits.
+        allow_requantize: Accept a source that is quantized already.
+        overwrite: Replace a variant that is there already.
+        max_buffer_bytes: Bound of the rows kept in memory at once.
+        dry_run: Plan only, write nothing.
+    """
+
+    folder: Path | None = None
+    n_threads: int | None = None
+    allow_requantize: bool = False
+    overwrite: bool = False
+    max_buffer_bytes: int = MAX_BUFFER_BYTES
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fallbacks:
+    """Tensors that got another type than the mix wanted: their rows do not fit its blocks.
+
+    Attributes:
+        wanted: The type that the mix wanted.
+        got: The type they have.
+        n_tensors: How many.
+        example: One of them.
+    """
+
+    wanted: str
+    got: str
+    n_tensors: int
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class VariantReport:
+    """What became of one mix.
+
+    Attributes:
+        mix: Its name.
+        path: The variant's file; where it would be, after a dry run.
+        tensor_bytes: Bytes of its tensors.
+        file_bytes: Its size; `None` after a dry run.
+        bits_per_weight: Over all tensors.
+        n_tensors: How many it has.
+        fallbacks: What the mix did not get.
+        quantize_s: Seconds that the quantizer took; 0 after a dry run.
+        sha256: Its hash; `None` after a dry run.
+    """
+
+    mix: str
+    path: Path
+    tensor_bytes: int
+    file_bytes: int | None
+    bits_per_weight: float
+    n_tensors: int
+    fallbacks: tuple[Fallbacks, ...]
+    quantize_s: float
+    sha256: str | None
+
+    @property
+    def n_fallbacks(self) -> int:
+        """How many tensors fell back."""
+        return sum(group.n_tensors for group in self.fallbacks)
+
+
+def quantize(
+    source: Path, mix: Mix, options: QuantizeOptions, settings: Settings, progress: Progress
+) -> VariantReport:
+    """Make one variant.
+
+    The variant appears under its name only when it is complete and its header agrees with the
+    plan; its sidecar follows. Ctrl-C or a kill at any moment leaves neither.
+
+    Raises:
+        NotFoundError: The source is not there.
+        IntegrityError: The source is damaged, or what was written is not what was planned.
+        UnsupportedError: The source is one part of a split model.
+        UsageError: The target is the source or exists, or the source is quantized already.
+        ResourceError: The disk has too little room, or the system killed the quantizer.
+    """
+    header = read_header(source)
+    require_single_file(header)
+    target = target_path(source, mix, options, settings)
+    _check_target(source, target, overwrite=options.overwrite or options.dry_run)
+    n_threads = options.n_threads or settings.threads or read_cpu().default_threads
+    quantizer_options = QuantizerOptions(
+        mix.ftype, n_threads, options.allow_requantize, options.max_buffer_bytes
+    )
+    with Quantizer(header, quantizer_options) as quantizer:
+        plan = quantizer.plan()
+        if options.dry_run:
+            return _report(mix, target, plan, header)
+        make_folder(target.parent)
+        header_bytes = header.data_offset + len(plan) * header.alignment + _HEADER_SLACK_BYTES
+        require_free_disk(target.parent, header_bytes + sum(tensor.n_bytes for tensor in plan))
+        start = time.perf_counter()
+        with replacing(target) as partial:
+            _run(quantizer, partial, header, mix, progress)
+            quantize_s = time.perf_counter() - start
+            _verify(partial, plan)
+            sha256 = hash_file(partial)
+    report = _report(mix, target, plan, header, quantize_s=quantize_s, sha256=sha256)
+    remember(target, settings.state_dir)
+    arguments = {"allow_requantize": options.allow_requantize, "threads": n_threads}
+    write_manifest(target, _manifest(report, header, arguments))
+    return report
+
+
+def target_path(source: Path, mix: Mix, options: QuantizeOptions, settings: Settings) -> Path:
+    """Return where a variant goes: a folder of the user's, or the store."""
+    name = model_name(source)
+    if options.folder is None:
+        return variant_path(settings, name, mix.name)
+    return options.folder / f"{name}-{mix.name}.gguf"
+
+
+def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if target.samefile(source):
+        raise UsageError(
+            f"{target} is the source itself; it would be overwritten while it is read",
+            "choose another folder with -o",
+        )
+    if not overwrite:
+        raise UsageError(f"{target} exists", "add --overwrite to replace it")
+
+
+def _run(
+    quantizer: Quantizer, target: Path, header: Header, mix: Mix, progress: Progress
+) -> None:
+    sizes = {tensor.name: tensor.n_bytes for tensor in header.tensors}
+    done = 0
+    with progress.task(mix.name, total=header.tensor_bytes, unit="bytes") as task:
+
+        def advance(name: str) -> None:
+            nonlocal done
+            done += sizes.get(name, 0)
+            task.update(done, name)
+
+        quantizer.run(target, advance)
+
+
+def _verify(path: Path, plan: tuple[TensorPlan, ...]) -> None:
+    """Hold what was written to what was planned, tensor by tensor."""
+    written = {tensor.name: tensor for tensor in read_header(path).tensors}
+    for planned in plan:
+        tensor = written.get(planned.name)
+        if tensor is None or tensor.quant_type.name != planned.target_type:
+            found = tensor.quant_type.name if tensor else "nothing"
+            raise IntegrityError(
+                f"tensor {planned.name} was planned as {planned.target_type}, "
+                f"the quantizer wrote {found}"
+            )
+
+
+def _report(
+    mix: Mix,
+    target: Path,
+    plan: tuple[TensorPlan, ...],
+    header: Header,
+    *,
+    quantize_s: float = 0.0,
+    sha256: str | None = None,
+) -> VariantReport:
+    tensor_bytes = sum(tensor.n_bytes for tensor in plan)
+    return VariantReport(
+        mix=mix.name,
+        path=target,
+        tensor_bytes=tensor_bytes,
+        file_bytes=target.stat().st_size if sha256 else None,
+        bits_per_weight=round(8 * tensor_bytes / header.n_weights, 4),
+        n_tensors=len(plan),
+        fallbacks=_group_fallbacks(plan),
+        quantize_s=quantize_s,
+        sha256=sha256,
+    )
+
+
+def _group_fallbacks(plan: tuple[TensorPlan, ...]) -> tuple[Fallbacks, ...]:
+    pairs = [(tensor.wanted_type, tensor.target_type) for tensor in plan if tensor.wanted_type]
+    examples = {(t.wanted_type, t.target_type): t.name for t in reversed(plan) if t.wanted_type}
+    return tuple(
+        Fallbacks(wanted, got, n, examples[wanted, got])
+        for (wanted, got), n in Counter(pairs).most_common()
+    )
+
+
+def _manifest(
+    report: VariantReport, header: Header, arguments: dict[str, str | int | bool]
+) -> Manifest:
+    return Manifest(
+        name=model_name(header.path),
+        variant=report.mix,
+        file_bytes=report.file_bytes or 0,
+        sha256=report.sha256 or "",
+        bits_per_weight=report.bits_per_weight,
+        n_fallbacks=report.n_fallbacks,
+        architecture=header.architecture,
+        license=header.text("general.license"),
+        source=Source(header.path.name, hash_file(header.path)),
+        arguments=arguments,
+        tools={"llmedge": llmedge.__version__, "llama_cpp": library_info().label},
+    )

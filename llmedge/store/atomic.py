@@ -1,0 +1,91 @@
+"""Files that are whole or not there: written aside, flushed to the disk, renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from llmedge.core.errors import NotFoundError, ResourceError
+from llmedge.host.process import is_running
+
+_PARTIAL = re.compile(r"\..+\.(\d+)\.partial")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a place to write, and put what was written there under the final name.
+
+    An error inside leaves the final name as it was and removes what was written. What a killed
+    process leaves is removed by the next write into the same folder.
+
+    Args:
+        path: The final name; its folder is made.
+
+    Raises:
+        ResourceError: The disk is full or read-only.
+    """
+    make_folder(path.parent)
+    sweep_partials(path.parent)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)  # noqa: PTH105 - the point of this module, said plainly
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise ResourceError(
+            f"{path} could not be written: {error.strerror or error}",
+            "check the disk's free space and permissions",
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file whole.
+
+    Raises:
+        ResourceError: The disk is full or read-only.
+    """
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents.
+
+    Raises:
+        NotFoundError: Something on the way is a file, or may not be entered.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotFoundError(
+            f"the folder {folder} cannot be made: {error.strerror}", "choose another with -o"
+        ) from None
+
+
+def sweep_partials(folder: Path) -> list[Path]:
+    """Remove what processes that no longer run left behind; return what was removed."""
+    removed: list[Path] = []
+    for path in folder.glob(".*.partial"):
+        match = _PARTIAL.fullmatch(path.name)
+        if match and not is_running(int(match[1])):
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def _flush_folder(folder: Path) -> None:
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

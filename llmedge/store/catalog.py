@@ -1,0 +1,156 @@
+"""The store: a plain folder of GGUF files, one sub-folder a name; the sidecars are the index."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmedge.core.errors import LlmedgeError, NotFoundError, UsageError
+from llmedge.core.settings import Settings
+from llmedge.store.manifest import Manifest, read_manifest, sidecar_path
+from llmedge.store.reference import FileReference, HubReference, Reference
+
+# What is served when no variant is named. Source: the choice of llama.cpp's `-hf`.
+_PREFERRED = ("Q4_K_M", "Q8_0")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A variant in the store.
+
+    Attributes:
+        name: The model's name.
+        variant: The variant's name, in capitals.
+        path: Its file.
+        file_bytes: Its size.
+        manifest: Its sidecar, `None` for a file that was put there by hand.
+        problem: What is wrong with the sidecar, when it cannot be read.
+    """
+
+    name: str
+    variant: str
+    path: Path
+    file_bytes: int
+    manifest: Manifest | None
+    problem: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """How users call it, and its id on the endpoint."""
+        return f"{self.name}:{self.variant}"
+
+
+def variant_path(settings: Settings, name: str, variant: str) -> Path:
+    """Return a variant's place in the store."""
+    return settings.models_dir / name / f"{name}-{variant}.gguf"
+
+
+def list_entries(settings: Settings) -> list[Entry]:
+    """Return every variant in the store, by name and then by size."""
+    entries: list[Entry] = []
+    for path in settings.models_dir.glob("*/*.gguf"):
+        if path.name.startswith(".") or not path.is_file():
+            continue
+        name = path.parent.name
+        variant = path.stem.removeprefix(f"{name}-").upper()
+        problem, manifest = None, None
+        try:
+            manifest = read_manifest(path)
+        except LlmedgeError as error:
+            problem = error.message
+        n_bytes = path.stat().st_size
+        if manifest is not None and manifest.file_bytes != n_bytes:
+            problem = f"the file has {n_bytes} bytes, its sidecar says {manifest.file_bytes}"
+        entries.append(Entry(name, variant, path, n_bytes, manifest, problem))
+    return sorted(entries, key=lambda entry: (entry.name, entry.file_bytes))
+
+
+def resolve(settings: Settings, reference: Reference) -> Path:
+    """Return the file that a reference names.
+
+    Raises:
+        NotFoundError: There is none; the hint names what is close.
+    """
+    if isinstance(reference, FileReference):
+        if not reference.path.is_file():
+            raise NotFoundError(f"{reference} is not a file", "`llmedge list` shows the store")
+        return reference.path
+    return find(settings, reference).path
+
+
+def find(settings: Settings, reference: Reference) -> Entry:
+    """Return the entry that a reference names.
+
+    Raises:
+        NotFoundError: There is none; the hint names what is close.
+        UsageError: The reference is a path.
+    """
+    entries = list_entries(settings)
+    if isinstance(reference, FileReference):
+        raise UsageError(f"{reference} is a path, not a model in the store", "llmedge list")
+    if isinstance(reference, HubReference):
+        found = [entry for entry in entries if _is_from(entry, reference)]
+    else:
+        found = [entry for entry in entries if entry.name == reference.name]
+    if not found:
+        raise NotFoundError(f"no model {reference} in the store", _suggestion(entries, reference))
+    if reference.variant is None:
+        return _preferred(found)
+    for entry in found:
+        if entry.variant == reference.variant:
+            return entry
+    names = ", ".join(entry.variant for entry in found)
+    raise NotFoundError(f"{reference} is not in the store", f"its variants here: {names}")
+
+
+def remove(entry: Entry) -> int:
+    """Delete a variant and its sidecar.
+
+    Returns:
+        The bytes that were freed.
+    """
+    sidecar = sidecar_path(entry.path)
+    freed = entry.file_bytes
+    # The sidecar first: without it the variant no longer counts as complete.
+    if entry.manifest is not None or entry.problem is not None:
+        freed += sidecar.stat().st_size
+        sidecar.unlink(missing_ok=True)
+    entry.path.unlink(missing_ok=True)
+    if not any(entry.path.parent.iterdir()):
+        entry.path.parent.rmdir()
+    return freed
+
+
+def model_id(settings: Settings, path: Path) -> str:
+    """Return a model's id on the endpoint: its store reference or file stem, never a path."""
+    for entry in list_entries(settings):
+        if entry.path == path:
+            return entry.reference
+    return path.stem
+
+
+def _is_from(entry: Entry, reference: HubReference) -> bool:
+    if entry.manifest is None:
+        return False
+    source = entry.manifest.source
+    same_revision = reference.revision in (None, source.revision)
+    return source.repo == reference.repo and same_revision
+
+
+def _preferred(found: list[Entry]) -> Entry:
+    for variant in _PREFERRED:
+        for entry in found:
+            if entry.variant == variant:
+                return entry
+    return found[0]
+
+
+def _suggestion(entries: list[Entry], reference: Reference) -> str:
+    if isinstance(reference, HubReference):
+        return "download its GGUF file and give the path: ./file.gguf"
+    names = sorted({entry.name for entry in entries})
+    close = difflib.get_close_matches(str(reference).partition(":")[0], names, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"models here: {', '.join(names)}" if names else "the store is empty: llmedge quantize"

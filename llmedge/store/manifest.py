@@ -1,0 +1,124 @@
+"""The sidecar beside a variant: where it comes from and what was done to it.
+
+Written last, after the variant: a variant with a sidecar is complete.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from llmedge.core.errors import IntegrityError, UnsupportedError
+from llmedge.store.atomic import write_bytes
+
+SCHEMA = "llmedge.manifest/1"
+_FAMILY = "llmedge.manifest/"
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a variant was made from.
+
+    Attributes:
+        file: Its file name, without the folder.
+        sha256: Its hash.
+        repo: The Hub repository it came from, when known.
+        revision: The commit there, when known.
+    """
+
+    file: str
+    sha256: str
+    repo: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A variant's provenance.
+
+    Attributes:
+        name: The model's name.
+        variant: The mix's name.
+        file_bytes: The variant's size.
+        sha256: The variant's hash.
+        bits_per_weight: Over all tensors.
+        n_fallbacks: Tensors that got another type than the mix wanted.
+        architecture: llama.cpp's name for it.
+        license: As the source says it, when it does.
+        source: What it was made from.
+        arguments: What the quantizer was told.
+        tools: Versions: `llmedge`, `llama_cpp`.
+        created: When, ISO 8601 in UTC.
+        schema: Version of this structure.
+    """
+
+    name: str
+    variant: str
+    file_bytes: int
+    sha256: str
+    bits_per_weight: float
+    n_fallbacks: int
+    architecture: str
+    license: str | None
+    source: Source
+    arguments: dict[str, str | int | bool]
+    tools: dict[str, str]
+    created: str = field(default_factory=lambda: utc_now())
+    schema: str = SCHEMA
+
+
+def sidecar_path(variant: Path) -> Path:
+    """Return the sidecar's place for a variant's file."""
+    return variant.with_suffix(".json")
+
+
+def write_manifest(variant: Path, manifest: Manifest) -> None:
+    """Write the sidecar of a variant.
+
+    Raises:
+        ResourceError: The disk is full or read-only.
+    """
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    write_bytes(sidecar_path(variant), data + b"\n")
+
+
+def read_manifest(variant: Path) -> Manifest | None:
+    """Read a variant's sidecar, or `None` where there is none.
+
+    Raises:
+        IntegrityError: There is one, but it is damaged.
+        UnsupportedError: It was written by a later llmedge.
+    """
+    path = sidecar_path(variant)
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    try:
+        schema = msgspec.json.decode(data, type=dict[str, object]).get("schema")
+        if schema == SCHEMA:
+            return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"the sidecar {path} is damaged: {error}", f"remove {path}") from None
+    if isinstance(schema, str) and schema.startswith(_FAMILY):
+        raise UnsupportedError(f"{path} has schema {schema}", "update llmedge")
+    return None  # some other program's JSON beside a GGUF file
+
+
+def hash_file(path: Path) -> str:
+    """Return a file's SHA-256 in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def utc_now() -> str:
+    """Return the time as records carry it: ISO 8601, UTC, whole seconds."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

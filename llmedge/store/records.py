@@ -1,0 +1,60 @@
+"""What was measured, as JSON lines in the store: one file a kind, appended, never rewritten."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from llmedge.core.errors import ResourceError
+from llmedge.core.settings import Settings
+from llmedge.store.atomic import make_folder
+
+Kind = Literal["bench", "evaluate"]
+
+
+def append_record(settings: Settings, kind: Kind, record: object) -> Path:
+    """Append a record.
+
+    Args:
+        settings: Where the store is.
+        kind: Which file.
+        record: A dataclass that carries its own schema version.
+
+    Returns:
+        The file.
+
+    Raises:
+        ResourceError: The disk is full or read-only.
+    """
+    path = settings.home / "records" / f"{kind}.jsonl"
+    make_folder(path.parent)
+    line = msgspec.json.encode(record, enc_hook=str) + b"\n"
+    try:
+        # One write in append mode: two processes never mix their lines.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ResourceError(f"{path} could not be written: {error.strerror}") from None
+    return path
+
+
+def read_records(settings: Settings, kind: Kind) -> list[dict[str, object]]:
+    """Return the records of a kind, oldest first; a line cut off by a power loss is left out."""
+    path = settings.home / "records" / f"{kind}.jsonl"
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    records: list[dict[str, object]] = []
+    for line in lines:
+        try:
+            records.append(msgspec.json.decode(line, type=dict[str, object]))
+        except msgspec.MsgspecError:
+            continue
+    return records
