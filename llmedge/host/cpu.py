@@ -71,6 +71,15 @@ def read_cpu(root: Path = Path("/")) -> Cpu:
     )
 
 
+def read_cpu_flags(root: Path = Path("/")) -> frozenset[str]:
+    """Return the kernel's names of the processor's instruction sets; empty where it lists none."""
+    for line in (_read(root / "proc/cpuinfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
 def _allowed_cpus() -> set[int]:
     if sys.platform == "linux":
         return os.sched_getaffinity(0)

@@ -100,7 +100,7 @@ class DivergenceMeter:
             mean_kld=mean,
             mean_kld_error=math.sqrt(variance / n),
             median_kld=self._sketch.quantile(0.5),
-            kld_p999=self._sketch.quantile(0.999),
+            kld_p999=min(self._sketch.quantile(0.999), self._kld_max),
             max_kld=self._kld_max,
             top1_agreement=self._agreements / n,
             rms_delta_p=math.sqrt(self._delta_p_square_sum / n),

@@ -137,7 +137,7 @@ class TextGenerator:
             UsageError: The prompt is empty, or a stop text is.
             EngineError: llama.cpp failed.
         """
-        self._check(prompt)
+        self.check(prompt)
         run = _Run(len(prompt), options)
         with SamplerChain(options.sampling) as sampler:
             try:
@@ -151,7 +151,8 @@ class TextGenerator:
             finally:
                 self.report = run.report()
 
-    def _check(self, prompt: Sequence[int]) -> None:
+    def check(self, prompt: Sequence[int]) -> None:
+        """Make sure that a prompt can be answered; raises what `generate` raises for it."""
         if not prompt:
             raise UsageError("the prompt is empty")
         if len(prompt) >= self._context.n_ctx:

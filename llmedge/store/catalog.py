@@ -80,7 +80,17 @@ def resolve(settings: Settings, reference: Reference) -> Path:
 
 
 def find(settings: Settings, reference: Reference) -> Entry:
-    """Return the entry that a reference names.
+    """Return the entry that a reference names; without a variant, the usual one.
+
+    Raises:
+        NotFoundError: There is none; the hint names what is close.
+        UsageError: The reference is a path.
+    """
+    return _preferred(find_all(settings, reference))
+
+
+def find_all(settings: Settings, reference: Reference) -> list[Entry]:
+    """Return the entries that a reference names: one variant, or all of a name.
 
     Raises:
         NotFoundError: There is none; the hint names what is close.
@@ -90,18 +100,16 @@ def find(settings: Settings, reference: Reference) -> Entry:
     if isinstance(reference, FileReference):
         raise UsageError(f"{reference} is a path, not a model in the store", "llmedge list")
     if isinstance(reference, HubReference):
-        found = [entry for entry in entries if _is_from(entry, reference)]
+        named = [entry for entry in entries if _is_from(entry, reference)]
     else:
-        found = [entry for entry in entries if entry.name == reference.name]
-    if not found:
+        named = [entry for entry in entries if entry.name == reference.name]
+    if not named:
         raise NotFoundError(f"no model {reference} in the store", _suggestion(entries, reference))
-    if reference.variant is None:
-        return _preferred(found)
-    for entry in found:
-        if entry.variant == reference.variant:
-            return entry
-    names = ", ".join(entry.variant for entry in found)
-    raise NotFoundError(f"{reference} is not in the store", f"its variants here: {names}")
+    found = [entry for entry in named if reference.variant in (None, entry.variant)]
+    if not found:
+        names = ", ".join(entry.variant for entry in named)
+        raise NotFoundError(f"{reference} is not in the store", f"its variants here: {names}")
+    return found
 
 
 def remove(entry: Entry) -> int:

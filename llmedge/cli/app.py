@@ -1,0 +1,125 @@
+"""The command line's commands and its one error boundary."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import llmedge
+from llmedge.cli import (
+    bench,
+    chat,
+    demo,
+    doctor,
+    evaluate,
+    list_models,
+    output,
+    quantize,
+    recipe,
+    remove,
+    serve,
+    show,
+)
+from llmedge.core.errors import InterruptedByUser, LlmedgeError, UsageError
+
+app = typer.Typer(
+    name="llmedge",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    quantize.quantize_command,
+    evaluate.evaluate_command,
+    bench.bench_command,
+    serve.serve_command,
+    chat.chat_command,
+    list_models.list_command,
+    show.show_command,
+    remove.remove_command,
+    doctor.doctor_command,
+    demo.demo_command,
+):
+    app.command(command.__name__.removesuffix("_command").replace("remove", "rm"))(command)
+app.add_typer(recipe.app, name="recipe")
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it
+    if wanted:
+        from llmedge.runtime.library import library_info
+
+        info = library_info()
+        output.write(
+            f"llmedge {llmedge.__version__} "
+            f"(llama-cpp-python {info.binding_version}, {info.label})\n"
+        )
+        raise typer.Exit
+
+
+@app.callback()
+def llmedge_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions.")
+    ] = False,
+) -> None:
+    """Take a language model to the phone or laptop it has to run on."""
+    del version
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line and exit with its code.
+
+    Args:
+        arguments: Without the program's name; `None` takes the process's.
+    """
+    chosen = list(sys.argv[1:] if arguments is None else arguments)
+    output.prepare_streams()
+    for name in ("SIGINT", "SIGTERM"):
+        signal.signal(getattr(signal, name), _interrupt)
+    try:
+        _prepare_logging()
+        code = _run(chosen)
+    except LlmedgeError as error:
+        as_json = "--json" in chosen or "json" in chosen or "--format=json" in chosen
+        output.show_error(error, as_json=as_json)
+        code = error.exit_code
+    except BrokenPipeError:  # `llmedge list | head`
+        sys.stderr.close()
+        code = 0
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result: Any = app(args=arguments, prog_name="llmedge", standalone_mode=False)
+    except (typer.Exit, typer.Abort) as stop:
+        return getattr(stop, "exit_code", 1)
+    except Exception as error:
+        # Typer's usage errors belong to a parser of its own, which is not imported here.
+        explain = getattr(error, "format_message", None)
+        if explain is None:
+            raise
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "llmedge"
+        raise UsageError(explain().rstrip("."), f"{path} --help") from None
+    return result if isinstance(result, int) else 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    del frame
+    raise InterruptedByUser(f"stopped by {signal.Signals(number).name}")
+
+
+def _prepare_logging() -> None:
+    from llmedge.core.settings import load_settings
+
+    level = load_settings().log
+    if level is not None:
+        logging.basicConfig(level=level.upper(), format="%(levelname)s %(name)s: %(message)s")

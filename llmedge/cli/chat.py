@@ -1,0 +1,60 @@
+"""`llmedge chat`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from llmedge.cli import output
+from llmedge.cli.options import ModelArgument, RunFlags, SamplingFlags, grouped, model_path
+
+
+@grouped
+def chat_command(
+    model: ModelArgument,
+    system: Annotated[str, typer.Option(help="System prompt.", show_default=False)] = "",
+    *,
+    run: RunFlags,
+    sampling: SamplingFlags,
+) -> None:
+    """Talk to a model; a question from a pipe is answered once."""
+    from llmedge.chat.conversation import Conversation, converse, open_context
+    from llmedge.core.settings import load_settings
+
+    settings = load_settings()
+    context_options = run.context_options(settings.threads)
+    terminal = _Terminal()
+    with open_context(model_path(model), run.model_options(), context_options, settings) as context:
+        conversation = Conversation(context, sampling.generation_options(), system)
+        if sys.stdin.isatty():
+            output.note(f"{context.model.description}, {context.n_ctx} tokens; /help lists commands")
+            converse(conversation, terminal)
+        else:
+            conversation.answer(sys.stdin.read().strip(), terminal)
+
+
+class _Terminal:
+    """The terminal of this process."""
+
+    def __init__(self) -> None:
+        if sys.stdin.isatty() and sys.platform != "win32":
+            import readline  # gives `input` its history and editing
+
+            readline.set_auto_history(True)
+
+    def read_line(self, prompt: str) -> str | None:
+        """Read a line; `None` at the end of the input."""
+        try:
+            return input(prompt)
+        except EOFError:
+            return None
+
+    def write(self, text: str) -> None:
+        """Show a part of the answer."""
+        output.write(text)
+
+    def note(self, text: str) -> None:
+        """Show a remark."""
+        output.note(text)

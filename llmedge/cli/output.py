@@ -1,0 +1,217 @@
+"""The only writer to the terminal: data on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import inspect
+import io
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmedge.core.units import format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llmedge.cli.options import Format
+    from llmedge.core.errors import LlmedgeError
+    from llmedge.core.progress import Progress, Task
+
+_WIDE = 200  # a pipe has no width: nothing is cut there
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Table:
+    """Results as text.
+
+    Attributes:
+        columns: Headings; one that ends with `>` is aligned to the right.
+        rows: As many cells as there are columns.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def prepare_streams() -> None:
+    """Make both streams UTF-8, whatever the system's code page is."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+
+
+def write(text: str) -> None:
+    """Write text to stdout as it is, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Write a remark to stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def show_error(error: LlmedgeError, *, as_json: bool) -> None:
+    """Show an error and what to do next, on stderr."""
+    if as_json:
+        document = {
+            "schema": "llmedge.error/1",
+            "message": error.message,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
+        }
+        note(json.dumps(document, ensure_ascii=False))
+        return
+    note(f"{_styled('error:', '1;31')} {error.message}")
+    if error.hint:
+        note(f"{_styled(' hint:', '1;36')} {error.hint}")
+
+
+def show_results(verb: str, results: Sequence[object], table: Table, form: Format) -> None:
+    """Write a command's results to stdout.
+
+    Args:
+        verb: The command, for the document's schema.
+        results: Dataclasses.
+        table: The same for a person.
+        form: How to write them.
+    """
+    if form == "json":
+        document = {"schema": f"llmedge.{verb}/1", "results": [to_plain(item) for item in results]}
+        write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    elif form == "jsonl":
+        write("".join(json.dumps(to_plain(item), ensure_ascii=False) + "\n" for item in results))
+    elif form == "csv":
+        write(_csv(table))
+    elif form == "md":
+        write(markdown(table))
+    else:
+        _write_table(table)
+
+
+def to_plain(value: object) -> Any:
+    """Turn dataclasses into JSON's types: their fields and their properties."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        names += [
+            name
+            for name, member in inspect.getmembers_static(type(value))
+            if isinstance(member, property)
+        ]
+        return {name: to_plain(getattr(value, name)) for name in names}
+    if isinstance(value, dict):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def markdown(table: Table) -> str:
+    """Render a table as Markdown."""
+    names = [column.removesuffix(">") for column in table.columns]
+    rules = ["--:" if column.endswith(">") else ":--" for column in table.columns]
+    lines = [names, rules, *table.rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def confirm(question: str) -> bool:
+    """Ask on stderr; anything but a yes is a no, and so is the end of the input."""
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def make_progress() -> Progress:
+    """Return a progress for stderr: bars on a terminal, a line a task elsewhere."""
+    return _BarProgress() if sys.stderr.isatty() else _LineProgress()
+
+
+def _write_table(table: Table) -> None:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grid = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in table.columns:
+        justify = "right" if column.endswith(">") else "left"
+        grid.add_column(column.removesuffix(">"), justify=justify, no_wrap=True, overflow="ignore")
+    for row in table.rows:
+        grid.add_row(*(Text(cell) for cell in row))
+    _console(sys.stdout).print(grid)
+
+
+def _csv(table: Table) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(column.removesuffix(">") for column in table.columns)
+    writer.writerows(table.rows)
+    return buffer.getvalue()
+
+
+def _console(stream: Any) -> Console:
+    from rich.console import Console
+
+    width = None if stream.isatty() else _WIDE
+    return Console(file=stream, width=width, highlight=False, soft_wrap=True)
+
+
+def _styled(text: str, code: str) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if _console(sys.stderr).color_system else text
+
+
+class _LineTask:
+    def update(self, completed: float, note: str = "") -> None:
+        """Show nothing until the end."""
+
+
+class _LineProgress:
+    @contextlib.contextmanager
+    def task(self, description: str, *, total: float, unit: str) -> Iterator[Task]:
+        """Say how long a task took, once it is done."""
+        del total, unit
+        start = time.perf_counter()
+        yield _LineTask()
+        note(f"{description}: done in {format_seconds(time.perf_counter() - start)}")
+
+
+class _BarTask:
+    def __init__(self, bars: Any, task_id: Any) -> None:
+        self._bars, self._task_id = bars, task_id
+
+    def update(self, completed: float, note: str = "") -> None:
+        """Move the bar."""
+        self._bars.update(self._task_id, completed=completed, note=note[:40])
+
+
+class _BarProgress:
+    @contextlib.contextmanager
+    def task(self, description: str, *, total: float, unit: str) -> Iterator[Task]:
+        """Show a bar; it goes away at the end and leaves a line."""
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        amount = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+        start = time.perf_counter()
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            amount,
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=_console(sys.stderr),
+            transient=True,
+        ) as bars:
+            yield _BarTask(bars, bars.add_task(description, total=total, note=""))
+        note(f"{description}: done in {format_seconds(time.perf_counter() - start)}")

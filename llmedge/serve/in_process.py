@@ -1,0 +1,151 @@
+"""An engine on a thread of this process: one sequence at a time, in order of arrival."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
+
+from llmedge.core.errors import EngineError, LlmedgeError
+from llmedge.runtime.chat_template import ChatTemplate
+from llmedge.runtime.context import Context
+from llmedge.runtime.generation import TextGenerator
+from llmedge.serve.engine import (
+    ChatPrompt,
+    Delta,
+    Event,
+    Finished,
+    Generation,
+    ModelInfo,
+    Started,
+)
+
+_Word: TypeAlias = "Event | BaseException | None"
+
+
+class InProcessEngine:
+    """Serves one context. The thread is the context's only user, except to abort it.
+
+    Args:
+        context: Closed by the engine, with its model.
+        model_id: The model's id on the endpoint.
+    """
+
+    def __init__(self, context: Context, model_id: str) -> None:
+        self._context = context
+        self._generator = TextGenerator(context)
+        self._template: ChatTemplate | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
+        self._lock = threading.Lock()
+        self._current: _Job | None = None
+        self._is_healthy = True
+        model = context.model
+        self.info = ModelInfo(
+            id=model_id,
+            created=int(model.path.stat().st_mtime),
+            description=model.description,
+            n_ctx=context.n_ctx,
+            n_ctx_train=model.n_ctx_train,
+            n_params=model.n_params,
+            size_bytes=model.size_bytes,
+        )
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the last computation did not fail and the engine is open."""
+        return self._is_healthy and not self._context.is_closed
+
+    async def generate(self, request: Generation) -> AsyncIterator[Event]:
+        """Run a request; see `Engine.generate`."""
+        if self._context.is_closed:
+            raise EngineError("the engine is closed")
+        job = _Job(request, asyncio.get_running_loop())
+        self._thread.submit(self._run, job)
+        try:
+            while (word := await job.words.get()) is not None:
+                if isinstance(word, BaseException):
+                    raise word
+                yield word
+        finally:
+            # Nothing may be awaited here: who waits may be cancelled. The thread sees the flag at
+            # the next graph node and goes on with the next job.
+            self._cancel(job)
+
+    def close(self) -> None:
+        """Stop what runs, drop what waits and free the model; twice is harmless."""
+        if self._context.is_closed:
+            return
+        with self._lock:
+            current = self._current
+        if current is not None:
+            self._cancel(current)
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._generator.close()
+        self._context.model.close()
+
+    def _cancel(self, job: _Job) -> None:
+        job.is_cancelled.set()
+        with self._lock:
+            if self._current is job:
+                self._context.abort()
+
+    def _run(self, job: _Job) -> None:
+        """Run on the engine's thread."""
+        with self._lock:
+            if job.is_cancelled.is_set():
+                return
+            self._current = job
+            self._context.clear_abort()
+        try:
+            self._generate(job)
+        except LlmedgeError as error:
+            if isinstance(error, EngineError):
+                self._is_healthy = False
+            job.say(error)
+        except Exception as error:  # noqa: BLE001 - a bug ends one request, not the engine
+            job.say(error)
+        finally:
+            with self._lock:
+                self._current = None
+            job.say(None)
+
+    def _generate(self, job: _Job) -> None:
+        prompt = self._tokenize(job.request)
+        self._generator.check(prompt)
+        job.say(Started(len(prompt)))
+        if not self._is_healthy:
+            self._generator.forget()
+        with contextlib.closing(self._generator.generate(prompt, job.request.options)) as pieces:
+            for text in pieces:
+                job.say(Delta(text))
+                if job.is_cancelled.is_set():
+                    return
+        self._is_healthy = True
+        if self._generator.report is not None:
+            job.say(Finished(self._generator.report))
+
+    def _tokenize(self, request: Generation) -> list[int]:
+        model = self._context.model
+        if isinstance(request.prompt, ChatPrompt):
+            if self._template is None:
+                self._template = ChatTemplate.of_model(model)
+            return self._template.tokenize(model, request.prompt.messages)
+        return model.vocab.tokenize(request.prompt.text, add_special=True, parse_special=True)
+
+
+class _Job:
+    """A request on its way through the engine's thread."""
+
+    def __init__(self, request: Generation, loop: asyncio.AbstractEventLoop) -> None:
+        self.request = request
+        self.words: asyncio.Queue[_Word] = asyncio.Queue()
+        self.is_cancelled = threading.Event()
+        self._loop = loop
+
+    def say(self, word: _Word) -> None:
+        """Hand a word over to the event loop; a loop that has ended hears nothing."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.words.put_nowait, word)
