@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llmedge.host.cpu import read_cpu
 from llmedge.host.memory import read_memory
-from llmedge.runtime.context import ContextOptions
 from llmedge.runtime.library import library_info
-from llmedge.runtime.model import ModelOptions
+
+if TYPE_CHECKING:
+    from llmedge.runtime.context import ContextOptions
+    from llmedge.runtime.model import ModelOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llmedge.bench.fingerprint import Fingerprint
-from llmedge.host.load import LoadReport
+if TYPE_CHECKING:
+    from llmedge.bench.fingerprint import Fingerprint
+    from llmedge.host.load import LoadReport
 
 SCHEMA = "llmedge.bench/1"
 

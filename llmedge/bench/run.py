@@ -8,17 +8,12 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from llmedge.bench.fingerprint import take_fingerprint
 from llmedge.bench.record import BenchResult, Rate
 from llmedge.core.errors import EngineError, ResourceError, UsageError
-from llmedge.core.progress import Progress, Task
-from llmedge.core.settings import Settings
-from llmedge.gguf.reader import Header
 from llmedge.host.child import Child, ChildDied, Talk
 from llmedge.host.load import LoadWatch
 from llmedge.host.memory import PeakMemory, read_process_memory
@@ -31,6 +26,14 @@ from llmedge.runtime.model import Model, ModelOptions
 from llmedge.store.catalog import model_id
 from llmedge.store.manifest import utc_now
 from llmedge.store.records import append_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from llmedge.core.progress import Progress, Task
+    from llmedge.core.settings import Settings
+    from llmedge.gguf.reader import Header
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,7 @@ def _bench_one(
                 raise EngineError("the measuring process ended without a result")
         except ChildDied as death:
             raise ResourceError(
-                f"measuring {header.path.name} ended by {death.signal_name or death.exit_code}: "
+                f"measuring {header.path.name} ended by {death.cause}: "
                 f"{death.stderr or 'most likely the system ran out of memory'}",
                 "try a smaller model, or a smaller --batch and --ubatch",
             ) from None

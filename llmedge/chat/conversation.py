@@ -6,18 +6,21 @@ Knows the terminal only as the `Terminal` protocol.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from llmedge.core.errors import ContextLengthError, InterruptedByUser, UsageError
-from llmedge.core.settings import Settings
 from llmedge.runtime.chat_template import ChatTemplate
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.first_load import ensure_loads
 from llmedge.runtime.generation import GenerationOptions, GenerationReport, TextGenerator
 from llmedge.runtime.model import Model, ModelOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from llmedge.core.settings import Settings
 
 HELP = """\
 /system TEXT   set the system prompt and start over (no TEXT: show it)
@@ -187,7 +190,7 @@ def _read_fenced(first: str, terminal: Terminal) -> str:
 @contextlib.contextmanager
 def open_context(
     path: Path, model: ModelOptions, options: ContextOptions, settings: Settings
-) -> Iterator[Context]:
+) -> Generator[Context]:
     """Load a model to talk to.
 
     Raises:

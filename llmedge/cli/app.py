@@ -65,8 +65,10 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it
 
 @app.callback()
 def llmedge_command(
+    *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions."),
     ] = False,
 ) -> None:
     """Take a language model to the phone or laptop it has to run on."""

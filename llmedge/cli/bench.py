@@ -64,7 +64,9 @@ def _table(results: list[BenchResult]) -> Table:
                 format_rate(result.generation),
                 f"{result.load_s:.2f}",
                 format_mib(result.peak_resident_bytes),
-                "?" if result.peak_anonymous_bytes is None else format_mib(result.peak_anonymous_bytes),
+                "?"
+                if result.peak_anonymous_bytes is None
+                else format_mib(result.peak_anonymous_bytes),
                 "contended" if result.is_contended else "",
             )
             for result in results

@@ -29,7 +29,9 @@ def chat_command(
     with open_context(model_path(model), run.model_options(), context_options, settings) as context:
         conversation = Conversation(context, sampling.generation_options(), system)
         if sys.stdin.isatty():
-            output.note(f"{context.model.description}, {context.n_ctx} tokens; /help lists commands")
+            output.note(
+                f"{context.model.description}, {context.n_ctx} tokens; /help lists commands"
+            )
             converse(conversation, terminal)
         else:
             conversation.answer(sys.stdin.read().strip(), terminal)

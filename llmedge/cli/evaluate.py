@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,21 +17,37 @@ if TYPE_CHECKING:
     from llmedge.measure.corpus import Corpus
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class TextFlags:
+    """What to measure on."""
+
+    lang: Annotated[str, typer.Option(help="Shipped texts, by language: en,hi.")] = "en"
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(help="A UTF-8 text instead; may be repeated.", show_default=False),
+    ] = None
+    chunk: Annotated[int, typer.Option(help="Tokens in a chunk; its second half counts.")] = 512
+    chunks: Annotated[
+        int | None, typer.Option(min=1, help="Most chunks of each text.", show_default=False)
+    ] = None
+
+    def corpora(self) -> tuple[Corpus, ...]:
+        """Return the texts."""
+        from llmedge.measure.corpus import file_corpus, shipped_corpus
+
+        if self.text:
+            return tuple(file_corpus(path) for path in self.text)
+        return tuple(shipped_corpus(code.strip()) for code in dict.fromkeys(self.lang.split(",")))
+
+
 @grouped
 def evaluate_command(
     models: ModelsArgument,
     reference: Annotated[
         str, typer.Option(help="What the variants were made from.", metavar="MODEL")
     ],
-    lang: Annotated[str, typer.Option(help="Shipped texts, by language: en,hi.")] = "en",
-    text: Annotated[
-        list[Path] | None, typer.Option(help="A UTF-8 text instead; may be repeated.")
-    ] = None,
-    chunk: Annotated[int, typer.Option(help="Tokens in a chunk; its second half counts.")] = 512,
-    chunks: Annotated[
-        int | None, typer.Option(min=1, help="Most chunks of each text.", show_default=False)
-    ] = None,
     *,
+    texts: TextFlags,
     run: RunFlags,
     show: ShowFlags,
 ) -> None:
@@ -39,24 +56,13 @@ def evaluate_command(
     from llmedge.evaluate.report import EvaluateOptions, evaluate
 
     settings = load_settings()
+    context = run.context_options(settings.threads)
     options = EvaluateOptions(
-        corpora=_corpora(lang, text),
-        n_ctx=chunk,
-        max_chunks=chunks,
-        model=run.model_options(),
-        context=run.context_options(settings.threads),
+        texts.corpora(), texts.chunk, texts.chunks, run.model_options(), context
     )
     paths = [model_path(model) for model in models]
     results = evaluate(paths, model_path(reference), options, settings, make_progress())
     show_results("evaluate", results, _table(results), show.chosen)
-
-
-def _corpora(lang: str, texts: list[Path] | None) -> tuple[Corpus, ...]:
-    from llmedge.measure.corpus import file_corpus, shipped_corpus
-
-    if texts:
-        return tuple(file_corpus(path) for path in texts)
-    return tuple(shipped_corpus(code.strip()) for code in dict.fromkeys(lang.split(",")))
 
 
 def _table(results: list[Evaluation]) -> Table:

@@ -25,7 +25,8 @@ Format = Literal["table", "md", "json", "jsonl", "csv"]
 _RUN, _SAMPLE = "Running the model", "Choosing tokens"
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="name, name:Q4_K_M or ./file.gguf", show_default=False)
+    str,
+    typer.Argument(metavar="MODEL", help="name, name:Q4_K_M or ./file.gguf", show_default=False),
 ]
 ModelsArgument = Annotated[
     list[str],
@@ -80,7 +81,10 @@ class RunFlags:
         int, typer.Option(min=1, help="Tokens computed at once.", rich_help_panel=_RUN)
     ] = 512
     gpu_layers: Annotated[
-        int, typer.Option(help="Layers on the GPU; -1: all that a GPU build fits.", rich_help_panel=_RUN)
+        int,
+        typer.Option(
+            help="Layers on the GPU; -1: all that a GPU build fits.", rich_help_panel=_RUN
+        ),
     ] = -1
     type_k: Annotated[
         str, typer.Option(help="Type of the keys in the kv cache.", rich_help_panel=_RUN)
@@ -134,7 +138,9 @@ class SamplingFlags:
     ] = 0.95
     min_p: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Only what is at least this likely.", rich_help_panel=_SAMPLE),
+        typer.Option(
+            min=0, max=1, help="Only what is at least this likely.", rich_help_panel=_SAMPLE
+        ),
     ] = 0.05
     repeat_penalty: Annotated[
         float, typer.Option(min=0.01, help="1: off.", rich_help_panel=_SAMPLE)
@@ -186,17 +192,17 @@ def grouped(function: FunctionT) -> FunctionT:
     The dataclass's parameter must be keyword-only in the function and has no default.
     """
     parameters = inspect.signature(function, eval_str=True).parameters
-    groups = {
+    groups: dict[str, type[Any]] = {
         name: parameter.annotation
         for name, parameter in parameters.items()
-        if dataclasses.is_dataclass(parameter.annotation)
+        if isinstance(parameter.annotation, type) and dataclasses.is_dataclass(parameter.annotation)
     }
     flat = [parameter for name, parameter in parameters.items() if name not in groups]
     for group in groups.values():
         flat += _fields(group)
 
     @functools.wraps(function)
-    def command(**values: Any) -> Any:
+    def command(**values: object) -> object:
         for name, group in groups.items():
             fields = [field.name for field in dataclasses.fields(group)]
             values[name] = group(**{field: values.pop(field) for field in fields})

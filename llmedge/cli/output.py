@@ -10,14 +10,16 @@ import io
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TextIO, cast
 
 from llmedge.core.units import format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
     from llmedge.cli.options import Format
     from llmedge.core.errors import LlmedgeError
@@ -96,7 +98,7 @@ def show_results(verb: str, results: Sequence[object], table: Table, form: Forma
         _write_table(table)
 
 
-def to_plain(value: object) -> Any:
+def to_plain(value: object) -> object:
     """Turn dataclasses into JSON's types: their fields and their properties."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
@@ -107,9 +109,10 @@ def to_plain(value: object) -> Any:
         ]
         return {name: to_plain(getattr(value, name)) for name in names}
     if isinstance(value, dict):
-        return {str(key): to_plain(item) for key, item in value.items()}
+        items = cast("dict[object, object]", value).items()
+        return {str(key): to_plain(item) for key, item in items}
     if isinstance(value, list | tuple):
-        return [to_plain(item) for item in value]
+        return [to_plain(item) for item in cast("Sequence[object]", value)]
     return str(value) if isinstance(value, Path) else value
 
 
@@ -154,7 +157,7 @@ def _csv(table: Table) -> str:
     return buffer.getvalue()
 
 
-def _console(stream: Any) -> Console:
+def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
     width = None if stream.isatty() else _WIDE
@@ -172,7 +175,7 @@ class _LineTask:
 
 class _LineProgress:
     @contextlib.contextmanager
-    def task(self, description: str, *, total: float, unit: str) -> Iterator[Task]:
+    def task(self, description: str, *, total: float, unit: str) -> Generator[Task]:
         """Say how long a task took, once it is done."""
         del total, unit
         start = time.perf_counter()
@@ -181,7 +184,7 @@ class _LineProgress:
 
 
 class _BarTask:
-    def __init__(self, bars: Any, task_id: Any) -> None:
+    def __init__(self, bars: Bars, task_id: TaskID) -> None:
         self._bars, self._task_id = bars, task_id
 
     def update(self, completed: float, note: str = "") -> None:
@@ -191,7 +194,7 @@ class _BarTask:
 
 class _BarProgress:
     @contextlib.contextmanager
-    def task(self, description: str, *, total: float, unit: str) -> Iterator[Task]:
+    def task(self, description: str, *, total: float, unit: str) -> Generator[Task]:
         """Show a bar; it goes away at the end and leaves a line."""
         from rich.progress import (
             BarColumn,

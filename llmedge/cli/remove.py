@@ -8,7 +8,7 @@ from llmedge.core.errors import UsageError
 from llmedge.core.units import format_mb
 
 
-def remove_command(models: ModelsArgument, yes: YesOption = False) -> None:
+def remove_command(models: ModelsArgument, *, yes: YesOption = False) -> None:
     """Delete variants from the store; name:VARIANT each, or a name for all of its variants."""
     from llmedge.core.settings import load_settings
     from llmedge.store.catalog import find_all, remove

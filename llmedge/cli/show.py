@@ -52,8 +52,8 @@ def show_command(
     ctx: Annotated[int, typer.Option(min=1, help="Context to compute the memory for.")] = 4096,
     type_k: Annotated[str, typer.Option(help="Type of the keys in the kv cache.")] = "f16",
     type_v: Annotated[str, typer.Option(help="Type of the values in the kv cache.")] = "f16",
-    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     *,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     show: ShowFlags,
 ) -> None:
     """Show a GGUF file: metadata, quant types, real bits per weight, memory at a context."""
@@ -159,5 +159,3 @@ def _tensor_table(header: Header) -> Table:
             for tensor in header.tensors
         ],
     )
-
-

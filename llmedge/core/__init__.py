@@ -1,1 +1,1 @@
-"""What every package may use and what knows nothing of models: errors, units, settings, progress."""
+"""What every package may use, knowing nothing of models: errors, units, settings, progress."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import platformdirs
 
 from llmedge.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _KEYS = ("home", "threads", "log")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import llmedge
 from llmedge.core.errors import UsageError
-from llmedge.core.progress import Progress, Task
-from llmedge.core.settings import Settings
-from llmedge.gguf.reader import Header
 from llmedge.host.memory import read_memory
 from llmedge.measure.corpus import Corpus, read_chunks
 from llmedge.measure.kl_divergence import Divergence, DivergenceMeter
@@ -23,6 +19,14 @@ from llmedge.runtime.model import Model, ModelOptions
 from llmedge.store.catalog import model_id
 from llmedge.store.manifest import utc_now
 from llmedge.store.records import append_record
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+    from pathlib import Path
+
+    from llmedge.core.progress import Progress, Task
+    from llmedge.core.settings import Settings
+    from llmedge.gguf.reader import Header
 
 SCHEMA = "llmedge.evaluate/1"
 # Models that together stay below this share of the free memory are run in step with the reference,
@@ -93,7 +97,8 @@ def evaluate(
         raise UsageError(f"chunks of {options.n_ctx} tokens are too short", "use at least 64")
     headers = {path: ensure_loads(path, settings.state_dir) for path in (reference, *variants)}
     _check_vocabularies(headers, reference)
-    meters = {(path, corpus.name): DivergenceMeter() for path in variants for corpus in options.corpora}
+    texts = [corpus.name for corpus in options.corpora]
+    meters = {(path, text): DivergenceMeter() for path in variants for text in texts}
     for group in _groups(variants, reference, headers):
         with _open_contexts((reference, *group), options) as contexts:
             for corpus in options.corpora:
@@ -124,7 +129,7 @@ def _check_vocabularies(headers: dict[Path, Header], reference: Path) -> None:
     for path, header in headers.items():
         if header.vocabulary_sha256() != expected:
             raise UsageError(
-                f"{path.name} has another vocabulary than {reference.name}: they cannot be compared",
+                f"{path.name} cannot be compared with {reference.name}: their vocabularies differ",
                 "give the file that the variants were made from as --reference",
             )
 
@@ -147,7 +152,7 @@ def _groups(
 
 
 @contextlib.contextmanager
-def _open_contexts(paths: Sequence[Path], options: EvaluateOptions) -> Iterator[list[Context]]:
+def _open_contexts(paths: Sequence[Path], options: EvaluateOptions) -> Generator[list[Context]]:
     with contextlib.ExitStack() as stack:
         contexts: list[Context] = []
         for path in paths:

@@ -20,9 +20,34 @@ _MAX_LAYERS = 4096
 
 # Architectures whose every layer keeps keys and values for the whole context.
 _FULL_ATTENTION = frozenset(
-    "bloom command-r ernie4_5 falcon gemma gpt2 gptneox granite granitemoe hunyuan-dense internlm2 "
-    "llama minicpm mistral3 mpt olmo olmoe phi2 qwen2 qwen2moe qwen3 qwen3moe seed_oss smollm3 "
-    "stablelm starcoder2".split()
+    [
+        "bloom",
+        "command-r",
+        "ernie4_5",
+        "falcon",
+        "gemma",
+        "gpt2",
+        "gptneox",
+        "granite",
+        "granitemoe",
+        "hunyuan-dense",
+        "internlm2",
+        "llama",
+        "minicpm",
+        "mistral3",
+        "mpt",
+        "olmo",
+        "olmoe",
+        "phi2",
+        "qwen2",
+        "qwen2moe",
+        "qwen3",
+        "qwen3moe",
+        "seed_oss",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
+    ]
 )
 # Architectures where all but every n-th layer see only a sliding window; the file may override n.
 _SLIDING_PERIOD = {"gemma2": 2, "gemma3": 6}

@@ -13,14 +13,16 @@ import hashlib
 import math
 import os
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BufferedReader
-from pathlib import Path
-from typing import TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError
 from llmedge.gguf.quant_types import BY_ID, QuantType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from io import BufferedReader
+    from pathlib import Path
 
 MAGIC = b"GGUF"
 _MAX_NAME_BYTES = 63  # GGML_MAX_NAME less the final zero
@@ -33,7 +35,19 @@ _MIN_KV_BYTES = 8 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
 
 _STRING, _ARRAY, _BOOL = 8, 9, 7
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _TYPE_NAMES = {
     0: "u8",
     1: "i8",
@@ -185,6 +199,10 @@ def _align(offset: int, alignment: int) -> int:
     return (offset + alignment - 1) // alignment * alignment
 
 
+class _Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
 class _Parser:
     """Reads one header from front to back; every read is checked against what is left."""
 
@@ -208,9 +226,7 @@ class _Parser:
         self._check_layout(tensors, alignment, data_offset)
         if not isinstance(metadata.get("general.architecture"), str):
             raise self._broken("it does not say its architecture (general.architecture)")
-        return Header(
-            self._path, version, metadata, tensors, alignment, data_offset, self._size
-        )
+        return Header(self._path, version, metadata, tensors, alignment, data_offset, self._size)
 
     def _parse_front(self) -> tuple[int, int, int]:
         magic = self._take(4, "the magic number")
@@ -266,7 +282,7 @@ class _Parser:
                 items = struct.unpack(f"<{length}{_SCALARS[kind]}", data)
         return Array(_TYPE_NAMES[kind], length, items, digest.hexdigest())
 
-    def _strings(self, key: str, length: int, digest: hashlib._Hash) -> tuple[str, ...]:
+    def _strings(self, key: str, length: int, digest: _Digest) -> tuple[str, ...]:
         kept: list[str] = []
         for _ in range(length):
             prefix = self._take(8, key)

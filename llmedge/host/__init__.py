@@ -1,1 +1,1 @@
-"""This machine: cores, memory, limits, load, sensors and child processes; every call to the operating system."""
+"""This machine: cores, memory, limits, load, sensors, processes; every call to the system."""

@@ -5,9 +5,12 @@ Source: Linux kernel documentation, admin-guide/cgroup-v2 and admin-guide/cgroup
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # cgroup v1 writes "no limit" as the largest multiple of the page size; anything near it is none.
 _V1_UNLIMITED_BYTES = 1 << 60

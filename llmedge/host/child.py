@@ -1,47 +1,56 @@
 """A function in a process of its own: it reports, can be killed, and takes nothing down with it.
 
 Native code that crashes, hangs or eats memory ends the child; the caller gets a `ChildDied` to
-translate. A child never outlives its parent: it watches a pipe that closes when the parent ends,
+translate. A child never outlives its parent: it reads a pipe that closes when the parent ends,
 however it ends.
+
+The two speak pickles over the child's standard input and output. It is a fresh interpreter that
+knows nothing of the parent's main module, so that a script, a notebook and a test can all start it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import json
 import os
 import pickle
+import queue
 import signal
+import struct
+import subprocess
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Self, TypeVar, cast
 
 from llmedge.core.errors import LlmedgeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
 
 ResultT = TypeVar("ResultT")
 
 _GRACE_S = 2.0
+_LENGTH = struct.Struct("<Q")
+_ENTRY = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from llmedge.host.child import enter; enter()"
+)
 
 
 class ChildDied(Exception):  # noqa: N818 - what happened; callers say what it means
-    """The child ended without a result.
+    """The child was ended by a signal, or on Windows by an exception that nobody caught.
 
     Attributes:
-        signal_name: `SIGSEGV`, `SIGKILL` …, or `None` when it ended by itself.
-        exit_code: Its exit code otherwise.
+        cause: `SIGSEGV`, `SIGKILL` …, or Windows's code.
         stderr: The end of what it wrote to stderr: an assertion's text, most often.
     """
 
-    def __init__(self, signal_name: str | None, exit_code: int | None, stderr: str) -> None:
-        super().__init__(f"child ended by {signal_name or f'exit code {exit_code}'}: {stderr}")
-        self.signal_name = signal_name
-        self.exit_code = exit_code
+    def __init__(self, cause: str, stderr: str) -> None:
+        super().__init__(f"child ended by {cause}: {stderr}")
+        self.cause = cause
         self.stderr = stderr
 
 
@@ -52,16 +61,17 @@ class ChildTimedOut(Exception):  # noqa: N818
 class Talk:
     """The child's end of the conversation, handed to the function as its first argument."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, output: BinaryIO, inbox: queue.Queue[object]) -> None:
+        self._output = output
+        self._inbox = inbox
 
     def say(self, message: object) -> None:
         """Send a message; it must be picklable."""
-        self._connection.send(("message", message))
+        _send(self._output, ("message", message))
 
     def hear(self) -> object:
         """Wait for the parent's next word."""
-        return self._connection.recv()
+        return self._inbox.get()
 
 
 class Child(Generic[ResultT]):
@@ -80,27 +90,26 @@ class Child(Generic[ResultT]):
         *args: object,
         max_address_bytes: int | None = None,
     ) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        life, self._life = context.Pipe(duplex=False)
-        descriptor, name = tempfile.mkstemp(prefix="llmedge-", suffix=".stderr")
-        os.close(descriptor)
-        self._stderr = Path(name)
-        self._process = context.Process(
-            target=_enter,
-            args=(theirs, life, str(self._stderr), max_address_bytes, target, args),
-            daemon=True,
+        self._stderr = tempfile.TemporaryFile(prefix="llmedge-", suffix=".stderr")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _ENTRY, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
         )
-        self._process.start()
-        theirs.close()
-        life.close()
+        self._input = cast("BinaryIO", self._process.stdin)
+        self._output = cast("BinaryIO", self._process.stdout)
+        self._inbox: queue.Queue[tuple[str, Any]] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, name="child-reader", daemon=True)
+        self._reader.start()
         self._result: ResultT | None = None
         self._has_result = False
+        self.say((max_address_bytes, target, args))
 
     @property
     def pid(self) -> int:
         """The process's id."""
-        return cast("int", self._process.pid)
+        return self._process.pid
 
     @property
     def result(self) -> ResultT:
@@ -111,8 +120,8 @@ class Child(Generic[ResultT]):
 
     def say(self, message: object) -> None:
         """Send the function a word that it waits for in `Talk.hear`."""
-        with contextlib.suppress(BrokenPipeError):  # it died; `messages` tells how
-            self._connection.send(message)
+        with contextlib.suppress(OSError):  # it died; `messages` tells how
+            _send(self._input, message)
 
     def messages(self, silence_s: float | None = None) -> Iterator[Any]:
         """Yield what the function says until it returns.
@@ -122,22 +131,22 @@ class Child(Generic[ResultT]):
 
         Raises:
             LlmedgeError: The function raised it.
-            RuntimeError: The function raised anything else; its traceback is the message.
-            ChildDied: It ended without a result.
+            RuntimeError: The function raised anything else, or the process exited; a bug.
+            ChildDied: The process was ended by a signal.
             ChildTimedOut: It said nothing for too long.
         """
         while True:
             try:
-                if not self._connection.poll(silence_s):
-                    self.close()
-                    raise ChildTimedOut
-                kind, value = self._connection.recv()
-            except (EOFError, ConnectionResetError):
-                raise self._obituary() from None
+                kind, value = self._inbox.get(timeout=silence_s)
+            except queue.Empty:
+                self.close()
+                raise ChildTimedOut from None
             if kind == "message":
                 yield value
             elif kind == "error":
                 raise value
+            elif kind == "end":
+                raise self._obituary()
             else:
                 self._result, self._has_result = value, True
                 return
@@ -150,15 +159,15 @@ class Child(Generic[ResultT]):
 
     def close(self) -> None:
         """End the process, by force if it still runs; twice is harmless."""
-        if self._process.is_alive():
-            if self._has_result:
-                self._process.join(_GRACE_S)
-            if self._process.is_alive():
-                self._process.kill()
-        self._process.join()
-        self._connection.close()
-        self._life.close()
-        self._stderr.unlink(missing_ok=True)
+        if self._has_result:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_S)
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for stream in (self._input, self._output, self._stderr):
+            with contextlib.suppress(OSError):
+                stream.close()
 
     def __enter__(self) -> Self:
         return self
@@ -171,56 +180,76 @@ class Child(Generic[ResultT]):
     ) -> None:
         self.close()
 
-    def _obituary(self) -> ChildDied:
-        self._process.join(_GRACE_S)
-        code = self._process.exitcode
-        with contextlib.suppress(OSError):
-            text = self._stderr.read_text(encoding="utf-8", errors="replace")
-            return ChildDied(_signal_name(code), code, "\n".join(text.strip().splitlines()[-8:]))
-        return ChildDied(_signal_name(code), code, "")
+    def _read(self) -> None:
+        while True:
+            try:
+                self._inbox.put(_receive(self._output))
+            except (EOFError, OSError, ValueError):
+                self._inbox.put(("end", None))
+                return
+
+    def _obituary(self) -> Exception:
+        code = self._process.wait()
+        self._stderr.seek(0)
+        text = self._stderr.read().decode("utf-8", "replace").strip()
+        if code < 0:
+            return ChildDied(_signal_name(-code), "\n".join(text.splitlines()[-8:]))
+        if sys.platform == "win32" and code not in (0, 1):
+            return ChildDied(f"code {code:#x}", "\n".join(text.splitlines()[-8:]))
+        return RuntimeError(f"a child process exited with code {code}:\n{text}")
 
 
-def _signal_name(exit_code: int | None) -> str | None:
-    if exit_code is None or exit_code >= 0:
-        return None
-    try:
-        return signal.Signals(-exit_code).name
-    except ValueError:
-        return f"signal {-exit_code}"
-
-
-def _enter(
-    connection: Connection,
-    life: Connection,
-    stderr: str,
-    max_address_bytes: int | None,
-    target: Callable[..., object],
-    args: tuple[object, ...],
-) -> None:
+def enter() -> None:
     """Run in the child: prepare the process, call the function, send what came of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which decides
-    threading.Thread(target=_die_with_parent, args=(life,), daemon=True).start()
-    descriptor = os.open(stderr, os.O_WRONLY | os.O_APPEND)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
+    # What anything prints must not end up among the pickles.
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    inbox: queue.Queue[object] = queue.Queue()
+    threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
+    max_address_bytes, target, args = cast("tuple[int | None, Any, tuple[Any, ...]]", inbox.get())
     _limit_address_space(max_address_bytes)
     try:
-        outcome: tuple[str, object] = ("result", target(Talk(connection), *args))
+        outcome = ("result", target(Talk(output, inbox), *args))
     except LlmedgeError as error:
         outcome = ("error", error)
     except BaseException:  # noqa: BLE001 - it crosses the process border as text
         outcome = ("error", RuntimeError(f"in a child process:\n{traceback.format_exc()}"))
     with contextlib.suppress(BrokenPipeError):
+        _send(output, outcome)
+
+
+def _send(stream: BinaryIO, message: object) -> None:
+    data = pickle.dumps(message)
+    stream.write(_LENGTH.pack(len(data)) + data)
+    stream.flush()
+
+
+def _receive(stream: BinaryIO) -> tuple[str, Any]:
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        raise EOFError
+    (length,) = _LENGTH.unpack(head)
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError
+    return pickle.loads(data)
+
+
+def _listen(inbox: queue.Queue[object]) -> None:
+    """Hand on the parent's words; when the pipe closes, the parent is gone, and so are we."""
+    while True:
         try:
-            connection.send(outcome)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            connection.send(("error", RuntimeError(f"a child's result has no pickle: {error}")))
+            inbox.put(_receive(sys.stdin.buffer))
+        except (EOFError, OSError):
+            os._exit(130)
 
 
-def _die_with_parent(life: Connection) -> None:
-    with contextlib.suppress(EOFError, OSError):
-        life.recv()
-    os._exit(130)
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _limit_address_space(max_bytes: int | None) -> None:

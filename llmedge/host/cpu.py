@@ -54,7 +54,7 @@ def read_cpu(root: Path = Path("/")) -> Cpu:
         root: The file system's root; another one in tests.
     """
     allowed = _allowed_cpus()
-    cores = _linux_cores(root, allowed) if sys.platform == "linux" else []
+    cores: list[float] = _linux_cores(root, allowed) if sys.platform == "linux" else []
     n_physical = len(cores) or min(psutil.cpu_count(logical=False) or 1, len(allowed))
     if cores:
         fastest = max(capacity for capacity in cores)

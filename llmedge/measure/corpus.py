@@ -5,12 +5,15 @@ Knows nothing of models: it is given a function that turns text into tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmedge.core.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 LANGUAGES = {"en": "English", "hi": "Hindi"}
 _PIECE_CHARS = 8192

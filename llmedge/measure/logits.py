@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,8 @@ from llmedge.runtime.batch import Batch
 from llmedge.runtime.context import Context, DecodeResult
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
 
 # Logits of one step and model: 64 MiB hold 340 rows of SmolLM2's vocabulary, 64 of Gemma's.

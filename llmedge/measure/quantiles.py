@@ -15,7 +15,7 @@ _LARGEST = 1e4
 
 
 class QuantileSketch:
-    """Counts positive values in logarithmic bins, so that any quantile is known to a relative error.
+    """Counts positive values in logarithmic bins; quantiles are right to a relative error.
 
     Values below 1e-9 count as 0, values above 1e4 as 1e4.
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import llmedge
 from llmedge.core.errors import IntegrityError, UsageError
-from llmedge.core.progress import Progress
-from llmedge.core.settings import Settings
-from llmedge.gguf.mixes import Mix
 from llmedge.gguf.reader import Header, read_header
 from llmedge.host.cpu import read_cpu
 from llmedge.host.memory import require_free_disk
@@ -23,6 +20,13 @@ from llmedge.store.atomic import make_folder, replacing
 from llmedge.store.catalog import variant_path
 from llmedge.store.manifest import Manifest, Source, hash_file, write_manifest
 from llmedge.store.reference import model_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmedge.core.progress import Progress
+    from llmedge.core.settings import Settings
+    from llmedge.gguf.mixes import Mix
 
 # Metadata that the quantizer adds or widens; the exact header is verified once it is written.
 _HEADER_SLACK_BYTES = 64 << 10
@@ -136,7 +140,10 @@ def quantize(
             sha256 = hash_file(partial)
     report = _report(mix, target, plan, header, quantize_s=quantize_s, sha256=sha256)
     remember(target, settings.state_dir)
-    arguments = {"allow_requantize": options.allow_requantize, "threads": n_threads}
+    arguments: dict[str, str | int | bool] = {
+        "allow_requantize": options.allow_requantize,
+        "threads": n_threads,
+    }
     write_manifest(target, _manifest(report, header, arguments))
     return report
 
@@ -161,9 +168,7 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{target} exists", "add --overwrite to replace it")
 
 
-def _run(
-    quantizer: Quantizer, target: Path, header: Header, mix: Mix, progress: Progress
-) -> None:
+def _run(quantizer: Quantizer, target: Path, header: Header, mix: Mix, progress: Progress) -> None:
     sizes = {tensor.name: tensor.n_bytes for tensor in header.tensors}
     done = 0
     with progress.task(mix.name, total=header.tensor_bytes, unit="bytes") as task:

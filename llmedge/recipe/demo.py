@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from llmedge.bench.record import BenchResult
 from llmedge.bench.run import BenchOptions, bench
 from llmedge.core.errors import NotFoundError
 from llmedge.core.extras import require_extra
-from llmedge.core.progress import Progress
-from llmedge.core.settings import Settings
 from llmedge.evaluate.report import EvaluateOptions, Evaluation, evaluate
 from llmedge.gguf.mixes import find_mix
 from llmedge.measure.corpus import shipped_corpus
@@ -26,13 +22,20 @@ from llmedge.quantize.execute import QuantizeOptions, VariantReport, quantize
 from llmedge.runtime.context import ContextOptions
 from llmedge.serve.server import ServeOptions, background_server, open_engine
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmedge.bench.record import BenchResult
+    from llmedge.core.progress import Progress
+    from llmedge.core.settings import Settings
+
 MIXES = ("Q4_0", "Q4_K_M", "Q8_0")
 MAX_KLD = 0.1
 MIN_TOP1 = 0.8
 RULE = (
-    f"the smallest variant with a mean KL divergence of at most {MAX_KLD} and the same first choice "
-    f"at {MIN_TOP1:.0%} of the positions in English; if none is that good, the one with the least "
-    "KL divergence"
+    f"the smallest variant with a mean KL divergence of at most {MAX_KLD} and the same first "
+    f"choice at {MIN_TOP1:.0%} of the positions in English; if none is that good, the one with the "
+    "least KL divergence"
 )
 HONESTY = (
     "The source file is itself 4-bit (Q4_1). KL divergence and top-1 are against that file, not "
@@ -121,9 +124,7 @@ def run_demo(settings: Settings, progress: Progress, view: View) -> DemoReport:
     view.step("compared; now measuring speed and memory, each variant in a process of its own")
     bench_options = BenchOptions(n_prompt=256, n_gen=64, repetitions=3)
     results = bench(paths, bench_options, settings, progress)
-    rows = choose(
-        [Row(*parts) for parts in zip(variants, evaluations, results, strict=True)]
-    )
+    rows = choose([Row(*parts) for parts in zip(variants, evaluations, results, strict=True)])
     view.table(rows)
     chosen = next(row for row in rows if row.is_chosen)
     view.step(f"chosen: {chosen.variant.mix} ({RULE})")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from llmedge.core.errors import UnsupportedError
-from llmedge.core.settings import Settings
 from llmedge.core.units import format_mb, format_mib
 from llmedge.host.cpu import Cpu, read_cpu, read_cpu_flags
 from llmedge.host.memory import SystemMemory, read_free_disk, read_memory
 from llmedge.runtime.library import WHEEL_INDEX, LibraryInfo, library_info
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llmedge.core.settings import Settings
 
 Status = Literal["ok", "note", "problem"]
 
@@ -31,7 +34,9 @@ _WANTED_FEATURES = (
     ("i8mm", "MATMUL_INT8"),
     ("sve", "SVE"),
 )
-_REBUILD = "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
+_REBUILD = (
+    "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class Finding:
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything that llmedge depends on."""
     cpu, memory = read_cpu(), read_memory()
-    findings = [
+    return [
         Finding("Python", f"{platform.python_version()} on {platform.system()} {cpu.machine}"),
         *_library_findings(cpu),
         *_cpu_findings(cpu),
@@ -62,7 +67,6 @@ def examine(settings: Settings) -> list[Finding]:
         _disk_finding(settings),
         *_hub_findings(settings),
     ]
-    return findings
 
 
 def _library_findings(cpu: Cpu) -> Iterator[Finding]:
@@ -86,7 +90,9 @@ def _library_findings(cpu: Cpu) -> Iterator[Finding]:
 
 def _feature_findings(library: LibraryInfo) -> Iterator[Finding]:
     flags = read_cpu_flags()
-    unused = [name for flag, name in _WANTED_FEATURES if flag in flags and name not in library.features]
+    unused = [
+        name for flag, name in _WANTED_FEATURES if flag in flags and name not in library.features
+    ]
     if unused:
         yield Finding(
             "kernels not used",
@@ -111,9 +117,7 @@ def _offload_finding(library: LibraryInfo, cpu: Cpu) -> Finding:
 
 def _cpu_findings(cpu: Cpu) -> Iterator[Finding]:
     yield Finding("processor", cpu.model)
-    kinds = (
-        f", {cpu.n_performance} of them fast" if cpu.n_performance != cpu.n_physical else ""
-    )
+    kinds = f", {cpu.n_performance} of them fast" if cpu.n_performance != cpu.n_physical else ""
     quota = "" if cpu.cpu_quota is None else f", cgroup quota {cpu.cpu_quota:g}"
     yield Finding(
         "cores",
@@ -121,12 +125,16 @@ def _cpu_findings(cpu: Cpu) -> Iterator[Finding]:
         f"llmedge uses {cpu.default_threads} threads",
     )
     if cpu.cpu_quota is not None and cpu.cpu_quota < 1:
-        yield Finding("cpu quota", f"{cpu.cpu_quota:g} cores", "problem", "raise the container's CPU limit")
+        yield Finding(
+            "cpu quota", f"{cpu.cpu_quota:g} cores", "problem", "raise the container's CPU limit"
+        )
 
 
 def _memory_findings(memory: SystemMemory) -> Iterator[Finding]:
     limit = "" if memory.limit_bytes is None else f", cgroup limit {format_mib(memory.limit_bytes)}"
-    value = f"{format_mib(memory.total_bytes)}, {format_mib(memory.available_bytes)} available{limit}"
+    value = (
+        f"{format_mib(memory.total_bytes)}, {format_mib(memory.available_bytes)} available{limit}"
+    )
     if memory.available_bytes < _LITTLE_MEMORY_BYTES:
         yield Finding("memory", value, "problem", "close other programs, or choose a small variant")
     else:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from llmedge.runtime.handle import Handle
 from llmedge.runtime.library import library
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Batch(Handle):

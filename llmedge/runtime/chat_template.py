@@ -18,6 +18,7 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.sandbox
+from jinja2.exceptions import SecurityError
 
 from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
 
@@ -155,9 +156,9 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         is_repeat = operator == "*" and not (_is_number(left) and _is_number(right))
         is_format = operator == "%" and isinstance(left, str)
         if is_format or (is_repeat and _repeats_too_much(left, right)):
-            raise jinja2.sandbox.SecurityError(f"`{operator}` would make a large value")
+            raise SecurityError(f"`{operator}` would make a large value")
         if operator == "**" and not (_is_small(left) and _is_small(right)):
-            raise jinja2.sandbox.SecurityError("`**` would make a large value")
+            raise SecurityError("`**` would make a large value")
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
@@ -165,7 +166,7 @@ class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         if isinstance(getattr(target, "__self__", None), str) and any(
             isinstance(arg, int) and abs(arg) > _MAX_REPEAT for arg in args
         ):
-            raise jinja2.sandbox.SecurityError("a string method was called with a large number")
+            raise SecurityError("a string method was called with a large number")
         return super().call(context, target, *args, **kwargs)
 
 
@@ -177,11 +178,14 @@ def _environment() -> _Sandbox:
     )
     for name in _REMOVED_FILTERS:
         environment.filters.pop(name, None)
-    environment.filters["tojson"] = _to_json
-    environment.filters["indent"] = _indent_filter(environment.filters["indent"])
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = _strftime_now
-    environment.globals.pop("lipsum", None)
+    # jinja2 annotates these two with the values it ships; any callable may be added.
+    filters: dict[str, Any] = environment.filters
+    functions: dict[str, Any] = environment.globals
+    filters["tojson"] = _to_json
+    filters["indent"] = _indent_filter(filters["indent"])
+    functions["raise_exception"] = _refuse
+    functions["strftime_now"] = _strftime_now
+    functions.pop("lipsum", None)
     return environment
 
 
@@ -194,7 +198,7 @@ def _to_json(
 ) -> str:
     """Render JSON as transformers does: no HTML escapes, text as it is."""
     if indent is not None and abs(indent) > 16:
-        raise jinja2.sandbox.SecurityError("tojson was called with a large indent")
+        raise SecurityError("tojson was called with a large indent")
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
@@ -203,7 +207,7 @@ def _to_json(
 def _indent_filter(original: Callable[..., str]) -> Callable[..., str]:
     def indent(text: str, width: int | str = 4, *args: Any, **kwargs: Any) -> str:
         if isinstance(width, int) and width > 64:
-            raise jinja2.sandbox.SecurityError("indent was called with a large width")
+            raise SecurityError("indent was called with a large width")
         return original(text, width, *args, **kwargs)
 
     return indent

@@ -13,15 +13,16 @@ import numpy as np
 from llmedge.core.errors import EngineError, IntegrityError, ResourceError, UsageError
 from llmedge.gguf.memory import kv_type
 from llmedge.host.cpu import read_cpu
-from llmedge.runtime.batch import Batch
 from llmedge.runtime.handle import Handle
 from llmedge.runtime.library import collected_errors, library
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from llmedge.runtime.batch import Batch
     from llmedge.runtime.model import Model
 
+_KEEP_DATA = False  # cells are overwritten before they are read
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
 
@@ -147,7 +148,7 @@ class Context(Handle):
 
     def clear(self) -> None:
         """Forget all sequences."""
-        library().llama_memory_clear(self._live_memory(), False)
+        library().llama_memory_clear(self._live_memory(), _KEEP_DATA)
 
     def remove(self, seq_id: int, first: int, last: int = -1) -> bool:
         """Forget the positions `first` to before `last` of a sequence; -1 means to its end.
@@ -178,9 +179,7 @@ class Context(Handle):
         """
         buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
         with self._lock:
-            read = int(
-                library().llama_state_seq_set_data(self.pointer, buffer, len(state), seq_id)
-            )
+            read = int(library().llama_state_seq_set_data(self.pointer, buffer, len(state), seq_id))
         if read != len(state):
             raise IntegrityError(f"{len(state)} bytes are not a saved state of this context")
 
@@ -216,11 +215,11 @@ def _context_params(lib: Any, model: Model, options: ContextOptions) -> tuple[An
 
 
 def _native_flag_test(lib: Any) -> Any:
-    """Return a C function `bool (void *)` that tests a byte without taking Python's lock.
+    r"""Return a C function `bool (void *)` that tests a byte without taking Python's lock.
 
     llama.cpp asks its abort callback at every graph node. A Python callback costs microseconds
     each time, and waits for the interpreter's lock under load; measured on a 135M model it costs
-    more than a tenth of the speed. `strlen` of a buffer that holds "" or "\\x01" is the answer 0 or
+    more than a tenth of the speed. `strlen` of a buffer that holds "" or "\x01" is the answer 0 or
     1 at the cost of a call.
     """
     runtime = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)

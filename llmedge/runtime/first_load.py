@@ -9,7 +9,7 @@ size and time, so that it happens once.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from llmedge.runtime.batch import Batch
 from llmedge.runtime.context import Context, ContextOptions, DecodeResult
 from llmedge.runtime.library import library_info
 from llmedge.runtime.model import Model, require_single_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _TRIAL_TEXT = "Hello, नमस्ते, வணக்கம் 123 🙂\n"
 _TRIAL_CTX = 256
@@ -74,9 +77,8 @@ def _try_in_child(header: Header) -> None:
             child.wait(silence_s)
         except ChildDied as death:
             last = death.stderr.splitlines()[-1:] or ["no message"]
-            cause = death.signal_name or f"exit code {death.exit_code}"
             raise IntegrityError(
-                f"loading {header.path} ended a trial process by {cause}: {last[0]}", hint
+                f"loading {header.path} ended a trial process by {death.cause}: {last[0]}", hint
             ) from None
         except ChildTimedOut:
             raise IntegrityError(
@@ -93,7 +95,10 @@ def _try_load(talk: Talk, path: Path) -> None:
         if not model.can_generate:
             return
         _check_context_size(model.header)
-        with Context(model, ContextOptions(n_ctx=_TRIAL_CTX)) as context, Batch(_TRIAL_CTX) as batch:
+        with (
+            Context(model, ContextOptions(n_ctx=_TRIAL_CTX)) as context,
+            Batch(_TRIAL_CTX) as batch,
+        ):
             batch.fill(tokens, 0, n_logits=len(tokens))
             result = context.decode(batch)
             if result is not DecodeResult.OK or not np.isfinite(context.logits()).all():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from llmedge.core.errors import ContextLengthError, EngineError, UsageError
 from llmedge.runtime.batch import Batch
 from llmedge.runtime.context import Context, DecodeResult
 from llmedge.runtime.sampler import SamplerChain, SamplingOptions
 from llmedge.runtime.vocab import Detokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -126,7 +128,9 @@ class TextGenerator:
         self._context.clear()
         self._cached = []
 
-    def generate(self, prompt: Sequence[int], options: GenerationOptions) -> Iterator[str]:
+    def generate(
+        self, prompt: Sequence[int], options: GenerationOptions
+    ) -> Generator[str, None, None]:
         """Yield the text as it comes, always whole characters.
 
         `Context.abort` from another thread ends it, also inside a long prompt; whoever starts the

@@ -11,12 +11,14 @@ import ctypes
 import functools
 import importlib.metadata
 import logging
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmedge.core.errors import UnsupportedError
 from llmedge.core.settings import prepare_openmp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
 
 _log = logging.getLogger("llmedge.llama_cpp")
 _listeners: list[Callable[[int, str], None]] = []
@@ -69,7 +71,10 @@ def library() -> Any:
             f"pip install llama-cpp-python --extra-index-url {WHEEL_INDEX}",
         ) from None
     # A newer binding may lay out its structures differently: defaults then land on wrong fields.
-    quantize, context = lib.llama_model_quantize_default_params(), lib.llama_context_default_params()
+    quantize, context = (
+        lib.llama_model_quantize_default_params(),
+        lib.llama_context_default_params(),
+    )
     if quantize.max_buf_size != _DEFAULT_MAX_BUFFER_BYTES or context.n_ubatch != 512:
         raise UnsupportedError(
             f"llama-cpp-python {_binding_version()} has structures that llmedge does not know",
@@ -97,7 +102,7 @@ def library_info() -> LibraryInfo:
 
 
 @contextlib.contextmanager
-def log_listener(listener: Callable[[int, str], None]) -> Iterator[None]:
+def log_listener(listener: Callable[[int, str], None]) -> Generator[None]:
     """Hand every piece of llama.cpp's log to a function, on the thread that logs it.
 
     Args:
@@ -112,7 +117,7 @@ def log_listener(listener: Callable[[int, str], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def collected_errors() -> Iterator[list[str]]:
+def collected_errors() -> Generator[list[str]]:
     """Collect the lines that llama.cpp logs as errors, for an error of ours to quote."""
     lines: list[str] = []
 

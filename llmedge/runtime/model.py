@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
 from llmedge.gguf.reader import Header, read_header
 from llmedge.runtime.handle import Handle
 from llmedge.runtime.library import collected_errors, library
 from llmedge.runtime.vocab import Vocab
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 # Source: include/llama.h `enum llama_load_mode`.
 LOAD_MODES = {"auto": -1, "read": 0, "mmap": 1, "mlock": 2, "mmap+mlock": 3, "direct": 4}
@@ -165,7 +168,9 @@ def require_single_file(header: Header) -> None:
 def load_error(path: Path, errors: list[str]) -> IntegrityError:
     """Build the error for a file that llama.cpp refuses, quoting its first reason."""
     reasons = [line for line in errors if "error loading model:" in line] or errors
-    reason = reasons[0].rpartition("error loading model:")[2].strip() if reasons else "no reason given"
+    reason = (
+        reasons[0].rpartition("error loading model:")[2].strip() if reasons else "no reason given"
+    )
     return IntegrityError(
         f"llama.cpp cannot load {path}: {reason}",
         "download or convert the model again, or update llama-cpp-python for a new architecture",

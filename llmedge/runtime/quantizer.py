@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from llmedge.core.errors import IntegrityError, ResourceError, UsageError
 from llmedge.gguf.quant_types import BY_NAME
-from llmedge.gguf.reader import Header, TensorInfo
 from llmedge.host.child import Child, ChildDied, Talk
 from llmedge.runtime.library import collected_errors, library, log_listener
 from llmedge.runtime.model import native_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import TracebackType
+
+    from llmedge.gguf.reader import Header, TensorInfo
 
 # Bounds what the library keeps of one tensor; its own default is 8 GiB, far beyond an edge device.
 # The output is the same to the byte.
@@ -129,21 +132,19 @@ class Quantizer:
         try:
             yield from self._child.messages()
         except ChildDied as death:
-            cause = death.signal_name or f"exit code {death.exit_code}"
-            if death.signal_name == "SIGKILL":
+            if death.cause == "SIGKILL":
                 raise ResourceError(
                     "the quantizer was killed: most likely the system ran out of memory",
                     "close other programs, or use a smaller --max-buffer",
                 ) from None
             raise IntegrityError(
-                f"llama.cpp's quantizer ended by {cause} on {self._header.path}: {death.stderr}",
+                f"llama.cpp's quantizer ended by {death.cause} on {self._header.path}: "
+                f"{death.stderr}",
                 "the file is damaged: get it again, or convert it again",
             ) from None
 
 
-def _tensor_plan(
-    tensor: TensorInfo, targets: dict[str, str], wanted: dict[str, str]
-) -> TensorPlan:
+def _tensor_plan(tensor: TensorInfo, targets: dict[str, str], wanted: dict[str, str]) -> TensorPlan:
     source = tensor.quant_type.name
     target = targets[tensor.name] or source
     n_bytes = BY_NAME[target].row_bytes(tensor.n_weights)

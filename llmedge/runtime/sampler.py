@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llmedge.runtime.context import Context
 from llmedge.runtime.handle import Handle
 from llmedge.runtime.library import library
+
+if TYPE_CHECKING:
+    from llmedge.runtime.context import Context
 
 _MAX_SEED = 0xFFFFFFFE  # llama.cpp reads 0xFFFFFFFF as "choose one"
 _PENALTY_WINDOW = 64

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import codecs
 import ctypes
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import EngineError
 from llmedge.runtime.library import library
 
 if TYPE_CHECKING:
-    from llmedge.runtime.model import Model
+    from collections.abc import Iterable, Sequence
+
+    from llmedge.runtime.handle import Handle
 
 _NO_TOKEN = -1
 _FIRST_PIECE_BYTES = 64
 
 
 class Vocab:
-    """A model's vocabulary; valid while the model is open."""
+    """A model's vocabulary; valid while the model is open.
 
-    def __init__(self, model: Model) -> None:
+    Args:
+        model: The open model.
+    """
+
+    def __init__(self, model: Handle) -> None:
         self._model = model
         self._pointer = library().llama_model_get_vocab(model.pointer)
         self._buffer = ctypes.create_string_buffer(_FIRST_PIECE_BYTES)
@@ -73,13 +78,17 @@ class Vocab:
         """
         data = text.encode("utf-8", "replace")
         n_max = len(data) + 8
-        buffer = (ctypes.c_int32 * n_max)()
-        n = library().llama_tokenize(
-            self._live(), data, len(data), buffer, n_max, add_special, parse_special
-        )
-        if n < 0:
-            raise EngineError(f"a text of {len(data)} bytes could not be tokenized ({n})")
-        return list(buffer[:n])
+        # A negative answer is the room it wants: a space may become a character of three bytes,
+        # and each of them a token.
+        for _ in range(2):
+            buffer = (ctypes.c_int32 * n_max)()
+            n = library().llama_tokenize(
+                self._live(), data, len(data), buffer, n_max, add_special, parse_special
+            )
+            if n >= 0:
+                return list(buffer[:n])
+            n_max = -n
+        raise EngineError(f"a text of {len(data)} bytes could not be tokenized")
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """Return the bytes that a token adds to a text; they may be part of a character.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -11,10 +11,14 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.routing import Route
 
 from llmedge.core.errors import LlmedgeError
-from llmedge.serve.engine import Engine
 from llmedge.serve.errors import on_bug, on_client_left, on_http_error, on_llmedge_error
 from llmedge.serve.handlers import Handlers
 from llmedge.serve.stream import ClientLeft
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmedge.serve.engine import Engine
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 

@@ -6,11 +6,13 @@ its place without a change here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from llmedge.runtime.generation import GenerationOptions, GenerationReport
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from llmedge.runtime.generation import GenerationOptions, GenerationReport
 
 
 @dataclass(frozen=True, slots=True)

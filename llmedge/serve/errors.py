@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 from llmedge.core.errors import (
@@ -19,7 +19,9 @@ from llmedge.core.errors import (
     UsageError,
 )
 from llmedge.serve.schema import ErrorBody, ErrorResponse
-from llmedge.serve.stream import ClientLeft
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 _log = logging.getLogger("llmedge.serve")
 

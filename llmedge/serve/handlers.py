@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import Response
 
 from llmedge.core.errors import LlmedgeError, UsageError
-from llmedge.runtime.generation import GenerationReport
 from llmedge.serve import schema
 from llmedge.serve.engine import Delta, Engine, Event, Finished, Generation, Started
 from llmedge.serve.errors import stream_error
@@ -23,6 +20,13 @@ from llmedge.serve.requests import (
     text_generation,
 )
 from llmedge.serve.stream import DONE, EventStream, encode_event, unless_client_leaves
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+
+    from llmedge.runtime.generation import GenerationReport
 
 _MAX_BODY_BYTES = 4 << 20
 
@@ -148,24 +152,26 @@ class _ChatAnswer(_Answer):
         return self._chunk([schema.ChunkChoice(schema.ChunkDelta(content=text))])
 
     def last(self, report: GenerationReport) -> Chunk:
-        choice = schema.ChunkChoice(schema.ChunkDelta(), _reason(report))
-        return self._chunk([choice], timings=_timings(report))
+        chunk = self._chunk([schema.ChunkChoice(schema.ChunkDelta(), _reason(report))])
+        chunk.timings = _timings(report)
+        return chunk
 
     def usage(self, report: GenerationReport) -> Chunk:
-        return self._chunk([], usage=_usage(report))
+        chunk = self._chunk([])
+        chunk.usage = _usage(report)
+        return chunk
 
-    def _chunk(self, choices: list[schema.ChunkChoice], **more: Any) -> schema.ChatChunk:
-        return schema.ChatChunk(
-            **self._common, choices=choices, object="chat.completion.chunk", **more
-        )
+    def _chunk(self, choices: list[schema.ChunkChoice]) -> schema.ChatChunk:
+        return schema.ChatChunk(**self._common, choices=choices, object="chat.completion.chunk")
 
 
 class _TextAnswer(_Answer):
     _prefix = "cmpl"
 
     def whole(self, text: str, report: GenerationReport) -> msgspec.Struct:
-        choice = schema.TextChoice(text, _reason(report))
-        return self._chunk([choice], usage=_usage(report), timings=_timings(report))
+        completion = self._chunk([schema.TextChoice(text, _reason(report))])
+        completion.usage, completion.timings = _usage(report), _timings(report)
+        return completion
 
     def first(self) -> None:
         return None
@@ -174,15 +180,17 @@ class _TextAnswer(_Answer):
         return self._chunk([schema.TextChoice(text)])
 
     def last(self, report: GenerationReport) -> Chunk:
-        return self._chunk([schema.TextChoice("", _reason(report))], timings=_timings(report))
+        chunk = self._chunk([schema.TextChoice("", _reason(report))])
+        chunk.timings = _timings(report)
+        return chunk
 
     def usage(self, report: GenerationReport) -> Chunk:
-        return self._chunk([], usage=_usage(report))
+        chunk = self._chunk([])
+        chunk.usage = _usage(report)
+        return chunk
 
-    def _chunk(self, choices: list[schema.TextChoice], **more: Any) -> schema.TextCompletion:
-        return schema.TextCompletion(
-            **self._common, choices=choices, object="text_completion", **more
-        )
+    def _chunk(self, choices: list[schema.TextChoice]) -> schema.TextCompletion:
+        return schema.TextCompletion(**self._common, choices=choices, object="text_completion")
 
 
 async def _read_body(request: Request) -> bytes:
@@ -255,7 +263,5 @@ def _timings(report: GenerationReport) -> schema.Timings:
     )
 
 
-def _json(payload: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(
-        msgspec.json.encode(payload), status, headers, media_type="application/json"
-    )
+def _json(payload: object, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(payload), status, headers, media_type="application/json")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from llmedge.core.errors import EngineError, LlmedgeError
 from llmedge.runtime.chat_template import ChatTemplate
-from llmedge.runtime.context import Context
 from llmedge.runtime.generation import TextGenerator
 from llmedge.serve.engine import (
     ChatPrompt,
@@ -22,6 +20,11 @@ from llmedge.serve.engine import (
     ModelInfo,
     Started,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from llmedge.runtime.context import Context
 
 _Word: TypeAlias = "Event | BaseException | None"
 

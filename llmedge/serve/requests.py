@@ -10,7 +10,13 @@ from llmedge.core.errors import NotFoundError, UnsupportedError, UsageError
 from llmedge.runtime.generation import GenerationOptions
 from llmedge.runtime.sampler import SamplingOptions
 from llmedge.serve.engine import ChatPrompt, Generation, TextPrompt
-from llmedge.serve.schema import ChatMessage, ChatRequest, CompletionRequest, SamplingFields, TextPart
+from llmedge.serve.schema import (
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    SamplingFields,
+    TextPart,
+)
 
 RequestT = TypeVar("RequestT", bound=SamplingFields)
 

@@ -6,25 +6,27 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import llmedge
 from llmedge.core.errors import EngineError, UnsupportedError, UsageError
-from llmedge.core.settings import Settings
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.first_load import ensure_loads
 from llmedge.runtime.library import library_info
 from llmedge.runtime.model import Model, ModelOptions
 from llmedge.serve.app import LOOPBACK_HOSTS, build_app
-from llmedge.serve.engine import Engine
 from llmedge.serve.in_process import InProcessEngine
 from llmedge.store.catalog import model_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
     import uvicorn
+
+    from llmedge.core.settings import Settings
+    from llmedge.serve.engine import Engine
 
 _GRACE_S = 5
 _START_TIMEOUT_S = 30.0
@@ -94,7 +96,7 @@ def serve(engine: Engine, options: ServeOptions, on_ready: Callable[[str], None]
 
 
 @contextlib.contextmanager
-def background_server(engine: Engine, options: ServeOptions) -> Iterator[str]:
+def background_server(engine: Engine, options: ServeOptions) -> Generator[str]:
     """Serve on a thread and yield the base URL; leaving the context stops the server.
 
     Raises:

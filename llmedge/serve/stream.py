@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from starlette.requests import Request
 from starlette.responses import StreamingResponse
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+    from starlette.requests import Request
 
 ResultT = TypeVar("ResultT")
 
@@ -31,7 +34,7 @@ class EventStream(StreamingResponse):
         super().__init__(events, headers={**headers, "Cache-Control": "no-store"})
 
 
-def encode_event(payload: Any) -> bytes:
+def encode_event(payload: object) -> bytes:
     """Encode one event; JSON has no raw line ends, so it is always one line."""
     return b"data: " + msgspec.json.encode(payload) + b"\n\n"
 

@@ -6,17 +6,20 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmedge.core.errors import NotFoundError, ResourceError
 from llmedge.host.process import is_running
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
 
 _PARTIAL = re.compile(r"\..+\.(\d+)\.partial")
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """Give a place to write, and put what was written there under the final name.
 
     An error inside leaves the final name as it was and removes what was written. What a killed

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmedge.core.errors import LlmedgeError, NotFoundError, UsageError
-from llmedge.core.settings import Settings
 from llmedge.store.manifest import Manifest, read_manifest, sidecar_path
 from llmedge.store.reference import FileReference, HubReference, Reference
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmedge.core.settings import Settings
 
 # What is served when no variant is named. Source: the choice of llama.cpp's `-hf`.
 _PREFERRED = ("Q4_K_M", "Q8_0")

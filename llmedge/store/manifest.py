@@ -8,12 +8,15 @@ from __future__ import annotations
 import datetime
 import hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from llmedge.core.errors import IntegrityError, UnsupportedError
 from llmedge.store.atomic import write_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCHEMA = "llmedge.manifest/1"
 _FAMILY = "llmedge.manifest/"

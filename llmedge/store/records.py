@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from llmedge.core.errors import ResourceError
-from llmedge.core.settings import Settings
 from llmedge.store.atomic import make_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmedge.core.settings import Settings
 
 Kind = Literal["bench", "evaluate"]
 
