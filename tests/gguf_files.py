@@ -64,8 +64,8 @@ def add_weights(writer: gguf.GGUFWriter, n_vocab: int, random: np.random.Generat
     n_kv = N_EMBD // N_HEADS * N_KV_HEADS
 
     def matrix(name: str, n_out: int, n_in: int) -> None:
-        weights = random.standard_normal((n_out, n_in), dtype=np.float32) / np.sqrt(n_in)
-        writer.add_tensor(name, weights)
+        weights = random.standard_normal((n_out, n_in)) / np.sqrt(n_in)
+        writer.add_tensor(name, weights.astype(np.float32))
 
     def norm(name: str) -> None:
         writer.add_tensor(name, np.ones(N_EMBD, dtype=np.float32))

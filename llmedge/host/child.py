@@ -202,6 +202,8 @@ class Child(Generic[ResultT]):
 def enter() -> None:
     """Run in the child: prepare the process, call the function, send what came of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which decides
+    # ggml would start a debugger for a backtrace before it aborts, and that takes seconds.
+    os.environ["GGML_NO_BACKTRACE"] = "1"
     # What anything prints must not end up among the pickles.
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -216,7 +218,12 @@ def enter() -> None:
     except BaseException:  # noqa: BLE001 - it crosses the process border as text
         outcome = ("error", RuntimeError(f"in a child process:\n{traceback.format_exc()}"))
     with contextlib.suppress(BrokenPipeError):
-        _send(output, outcome)
+        try:
+            _send(output, outcome)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            _send(output, ("error", RuntimeError(f"a child's result has no pickle: {error}")))
+    # The interpreter's own end would wait for the thread that reads stdin, and abort.
+    os._exit(0)
 
 
 def _send(stream: BinaryIO, message: object) -> None:
