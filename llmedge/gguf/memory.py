@@ -107,7 +107,9 @@ def estimate_memory(header: Header, options: KvCacheOptions) -> ModelMemory:
     window = header.hyperparameter("attention.sliding_window") or 0
     n_window = min(n_ctx, _pad(window * options.n_seq_max + options.n_ubatch))
     total = 0
-    for heads, is_sliding in zip(_kv_heads(header), _sliding_layers(header), strict=True):
+    # An unknown architecture is met first: its other keys may be missing for good reasons.
+    sliding = _sliding_layers(header)
+    for heads, is_sliding in zip(_kv_heads(header), sliding, strict=True):
         cells = n_window if is_sliding else n_ctx
         n_k, n_v = heads * _head_size(header, "key"), heads * _head_size(header, "value")
         if n_k % type_k.block_weights or n_v % type_v.block_weights:
@@ -178,16 +180,14 @@ def _head_size(header: Header, which: str) -> int:
 
 def _sliding_layers(header: Header) -> list[bool]:
     """Return for each layer whether it sees only a sliding window."""
-    n_layers = _n_layers(header)
-    if header.architecture in _FULL_ATTENTION:
-        return [False] * n_layers
     period = _SLIDING_PERIOD.get(header.architecture)
-    if period is None:
+    if period is None and header.architecture not in _FULL_ATTENTION:
         raise UnsupportedError(
             f"the kv cache of architecture {header.architecture!r} is not modelled",
             "load it once: llama.cpp logs its buffers with LLMEDGE_LOG=debug",
         )
-    if not header.hyperparameter("attention.sliding_window"):
+    n_layers = _n_layers(header)
+    if period is None or not header.hyperparameter("attention.sliding_window"):
         return [False] * n_layers
     key = f"{header.architecture}.attention.sliding_window_pattern"
     value = header.metadata.get(key, period)

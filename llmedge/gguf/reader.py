@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MAGIC = b"GGUF"
 _MAX_NAME_BYTES = 63  # GGML_MAX_NAME less the final zero
 _MAX_KEY_BYTES = 65535
+# The longest strings in use are whole tokenizer.json files of some tens of megabytes.
+_MAX_STRING_BYTES = 64 << 20
+_BLOCK_BYTES = 1 << 20
 _MAX_DIMS = 4
 _MAX_ALIGNMENT = 1 << 20
 _INT64_MAX = (1 << 63) - 1
@@ -258,7 +261,7 @@ class _Parser:
 
     def _item(self, kind: int, key: str) -> Scalar:
         if kind == _STRING:
-            return self._string(self._size, key)
+            return self._string(_MAX_STRING_BYTES, key)
         if kind not in _SCALARS:
             raise self._broken(f"{key} has the unknown type {kind}")
         return self._scalar(_SCALARS[kind], key)
@@ -276,17 +279,29 @@ class _Parser:
         if kind == _STRING:
             items = self._strings(key, length, digest)
         else:
+            items = self._numbers(key, length, kind, digest)
+        return Array(_TYPE_NAMES[kind], length, items, digest.hexdigest())
+
+    def _numbers(self, key: str, length: int, kind: int, digest: _Digest) -> tuple[Scalar, ...]:
+        item_bytes = struct.calcsize("<" + _SCALARS[kind])
+        if length <= _KEPT_ITEMS:
             data = self._take(length * item_bytes, key)
             digest.update(data)
-            if length <= _KEPT_ITEMS:
-                items = struct.unpack(f"<{length}{_SCALARS[kind]}", data)
-        return Array(_TYPE_NAMES[kind], length, items, digest.hexdigest())
+            return struct.unpack(f"<{length}{_SCALARS[kind]}", data)
+        left = length * item_bytes
+        while left:
+            block = self._take(min(left, _BLOCK_BYTES), key)
+            digest.update(block)
+            left -= len(block)
+        return ()
 
     def _strings(self, key: str, length: int, digest: _Digest) -> tuple[str, ...]:
         kept: list[str] = []
         for _ in range(length):
             prefix = self._take(8, key)
-            data = self._take(int.from_bytes(prefix, "little"), key)
+            n_bytes = int.from_bytes(prefix, "little")
+            self._check_length(n_bytes, _MAX_STRING_BYTES, key)
+            data = self._take(n_bytes, key)
             digest.update(prefix)
             digest.update(data)
             if length <= _KEPT_ITEMS:
@@ -355,13 +370,16 @@ class _Parser:
 
     def _string(self, max_bytes: int, what: str) -> str:
         length = cast("int", self._scalar("Q", what))
-        if length > max_bytes:
-            raise self._broken(f"{what} is {length} bytes long")
+        self._check_length(length, max_bytes, what)
         data = self._take(length, what)
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:
             raise self._broken(f"{what} is not UTF-8") from None
+
+    def _check_length(self, length: int, max_bytes: int, what: str) -> None:
+        if length > max_bytes:
+            raise self._broken(f"{what} is {length} bytes long")
 
     def _broken(self, why: str) -> IntegrityError:
         return IntegrityError(

@@ -25,7 +25,9 @@ def test_sizes_are_read_as_people_write_them(text: str, n_bytes: int):
     assert parse_bytes(text) == n_bytes
 
 
-@pytest.mark.parametrize("text", ["", "GB", "-1", "1.GB", "1e9", "1,5GB", "3 apples", "٣GB", "0x10"])
+@pytest.mark.parametrize(
+    "text", ["", "GB", "-1", "1.GB", "1e9", "1,5GB", "3 apples", "٣GB", "0x10"]
+)
 def test_what_is_no_size_is_refused_with_the_text(text: str):
     with pytest.raises(UsageError, match="not a size") as caught:
         parse_bytes(text)

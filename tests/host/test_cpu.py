@@ -38,7 +38,9 @@ def test_hyperthreads_are_not_cores(machine):
 
 
 def test_only_the_fast_cores_of_a_phone_are_used(machine):
-    cpu = machine(*[(0, n, 300) for n in range(4)], *[(0, n, 1000) for n in range(4, 7)], (0, 7, 1024))
+    cpu = machine(
+        *[(0, n, 300) for n in range(4)], *[(0, n, 1000) for n in range(4, 7)], (0, 7, 1024)
+    )
     assert (cpu.n_physical, cpu.n_performance, cpu.default_threads) == (8, 4, 4)
 
 

@@ -30,7 +30,11 @@ def test_a_battery_is_described(monkeypatch: pytest.MonkeyPatch):
 
 def test_energy_is_the_sum_of_the_packages_in_joules(tmp_path: Path):
     assert read_energy_j(tmp_path) is None
-    for name, text in (("intel-rapl:0", "1500000"), ("intel-rapl:1", "500000"), ("intel-rapl:0:0", "9")):
+    for name, text in (
+        ("intel-rapl:0", "1500000"),
+        ("intel-rapl:1", "500000"),
+        ("intel-rapl:0:0", "9"),
+    ):
         (tmp_path / "sys/class/powercap" / name).mkdir(parents=True)
         (tmp_path / "sys/class/powercap" / name / "energy_uj").write_text(text, encoding="ascii")
     assert read_energy_j(tmp_path) == 2.0
