@@ -46,7 +46,9 @@ def write_tiny_model(
 def add_byte_vocabulary(writer: gguf.GGUFWriter) -> int:
     """Add a SentencePiece vocabulary whose every token is one byte."""
     tokens = [b"<unk>", b"<s>", b"</s>", *(f"<0x{byte:02X}>".encode() for byte in range(256))]
+    tokens.append("▁".encode())  # SentencePiece's space
     kinds = [gguf.TokenType.UNKNOWN, *[gguf.TokenType.CONTROL] * 2, *[gguf.TokenType.BYTE] * 256]
+    kinds.append(gguf.TokenType.NORMAL)
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_scores([0.0] * len(tokens))

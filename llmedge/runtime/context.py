@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmedge.core.errors import EngineError, IntegrityError, ResourceError, UsageError
-from llmedge.gguf.memory import kv_type
+from llmedge.core.errors import (
+    EngineError,
+    IntegrityError,
+    ResourceError,
+    UnsupportedError,
+    UsageError,
+)
+from llmedge.core.units import format_mib
+from llmedge.gguf.memory import KvCacheOptions, estimate_memory, kv_type
 from llmedge.host.cpu import read_cpu
+from llmedge.host.memory import read_memory
 from llmedge.runtime.handle import Handle
-from llmedge.runtime.library import collected_errors, library
+from llmedge.runtime.library import collected_errors, library, library_info
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,6 +86,7 @@ class Context(Handle):
         """
         chosen = options or ContextOptions()
         lib = library()
+        _require_memory(model, chosen)
         self._abort_flag = ctypes.create_string_buffer(2)
         self._abort_callback = _native_flag_test(lib)
         params, self.n_threads = _context_params(lib, model, chosen)
@@ -180,12 +189,34 @@ class Context(Handle):
         buffer = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
         with self._lock:
             read = int(library().llama_state_seq_set_data(self.pointer, buffer, len(state), seq_id))
-        if read != len(state):
+        if read == 0 or read != len(state):
             raise IntegrityError(f"{len(state)} bytes are not a saved state of this context")
 
     def _live_memory(self) -> Any:
         _ = self.pointer  # raises when closed
         return self._memory
+
+
+def _require_memory(model: Model, options: ContextOptions) -> None:
+    """Refuse a kv cache that this machine's memory cannot hold, before llama.cpp asks for it.
+
+    The system may promise memory that it does not have and kill the process later.
+    """
+    n_ctx = options.n_ctx or model.n_ctx_train
+    wanted = KvCacheOptions(
+        n_ctx, options.type_k, options.type_v, options.n_ubatch, options.n_seq_max
+    )
+    try:
+        n_bytes = estimate_memory(model.header, wanted).kv_cache_bytes
+    except UnsupportedError:
+        return  # not modelled: llama.cpp's own failure is caught
+    available = read_memory().available_bytes
+    if n_bytes > available and not library_info().can_offload:
+        raise ResourceError(
+            f"a context of {n_ctx} tokens takes {format_mib(n_bytes)} for {model.path.name}, "
+            f"{format_mib(available)} are available",
+            "try a smaller --ctx, or --type-k q8_0 --type-v q8_0",
+        )
 
 
 def _context_params(lib: Any, model: Model, options: ContextOptions) -> tuple[Any, int]:

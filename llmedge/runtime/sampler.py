@@ -47,11 +47,15 @@ class SamplerChain(Handle):
     Top-k comes first among the filters, so that the others sort forty candidates and not the
     vocabulary.
 
+    Args:
+        options: How to choose.
+        n_vocab: Size of the vocabulary.
+
     Attributes:
         seed: The seed in use.
     """
 
-    def __init__(self, options: SamplingOptions) -> None:
+    def __init__(self, options: SamplingOptions, n_vocab: int) -> None:
         lib = library()
         chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
         super().__init__(chain, lib.llama_sampler_free)
@@ -61,6 +65,7 @@ class SamplerChain(Handle):
         if has_penalty or options.frequency_penalty or options.presence_penalty:
             self._add(
                 lib.llama_sampler_init_penalties(
+                    n_vocab,
                     _PENALTY_WINDOW,
                     options.repeat_penalty,
                     options.frequency_penalty,
