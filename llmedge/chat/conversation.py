@@ -94,8 +94,8 @@ class Conversation:
         said: list[str] = []
         try:
             for text in self._generator.generate(prompt, self.options):
-                terminal.write(text)
                 said.append(text)
+                terminal.write(text)
         except InterruptedByUser:
             terminal.note("(stopped)")
         terminal.write("\n")

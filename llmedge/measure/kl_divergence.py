@@ -104,8 +104,8 @@ class DivergenceMeter:
             max_kld=self._kld_max,
             top1_agreement=self._agreements / n,
             rms_delta_p=math.sqrt(self._delta_p_square_sum / n),
-            perplexity=math.exp(self._nll_sum / n),
-            reference_perplexity=math.exp(self._reference_nll_sum / n),
+            perplexity=_perplexity(self._nll_sum / n),
+            reference_perplexity=_perplexity(self._reference_nll_sum / n),
         )
 
     def _add_rows(
@@ -128,6 +128,11 @@ class DivergenceMeter:
         self._nll_sum -= float(log_q[at].sum())
         self._reference_nll_sum -= float(log_p[at].sum())
         self._sketch.add(kld)
+
+
+def _perplexity(mean_nll: float) -> float:
+    # A model that is broken beyond measure keeps a number that JSON can carry.
+    return math.exp(min(mean_nll, 700.0))
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

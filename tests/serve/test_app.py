@@ -1,0 +1,263 @@
+"""The endpoint over a fake engine: real HTTP on a socket, a real uvicorn on a thread."""
+
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+from llmedge.core.errors import ContextLengthError, EngineError, UsageError
+from llmedge.serve.server import ServeOptions, background_server
+from tests.fakes import FakeEngine
+
+CHAT = "/v1/chat/completions"
+HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
+
+
+class Client:
+    """Speaks HTTP to the endpoint, right or wrong."""
+
+    def __init__(self, url: str) -> None:
+        self.host = urlsplit(url).netloc
+
+    def request(self, method: str, path: str, body: object = None, **headers: str):
+        connection = http.client.HTTPConnection(self.host, timeout=20)
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        if data is not None:
+            names.setdefault("Content-Type", "application/json")
+        connection.request(method, path, data, names)
+        response = connection.getresponse()
+        text = response.read().decode()
+        connection.close()
+        return response.status, text, response.headers
+
+    def post(self, path: str, body: object, **headers: str):
+        status, text, _ = self.request("POST", path, body, **headers)
+        return status, json.loads(text)
+
+    def get(self, path: str):
+        status, text, _ = self.request("GET", path)
+        return status, json.loads(text)
+
+    def events(self, path: str, body: dict[str, object]) -> list[object]:
+        status, text, headers = self.request("POST", path, {**body, "stream": True})
+        assert status == 200, text
+        assert headers["content-type"].startswith("text/event-stream")
+        assert text.endswith("\n\n")
+        events = [event.removeprefix("data: ") for event in text[:-2].split("\n\n")]
+        return [event if event == "[DONE]" else json.loads(event) for event in events]
+
+
+@contextmanager
+def serving(engine: FakeEngine) -> Iterator[Client]:
+    with background_server(engine, ServeOptions(port=0)) as url:
+        yield Client(url)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def client(engine: FakeEngine):
+    with serving(engine) as client:
+        yield client
+
+
+def test_health_tells_the_truth(client: Client, engine: FakeEngine):
+    assert client.get("/health") == (200, {"status": "ok"})
+    engine.is_healthy = False
+    assert client.get("/health") == (503, {"status": "error"})
+
+
+def test_the_model_is_listed_with_its_facts(client: Client):
+    status, body = client.get("/v1/models")
+    assert status == 200
+    assert body["object"] == "list"
+    (card,) = body["data"]
+    assert (card["id"], card["object"], card["owned_by"]) == ("fake:Q4_0", "model", "llmedge")
+    assert card["meta"]["n_ctx"] == 4096
+    assert client.get("/v1/models/fake:Q4_0") == (200, card)
+    status, body = client.get("/v1/models/other")
+    assert (status, body["error"]["code"]) == (404, "model_not_found")
+
+
+def test_a_chat_is_answered_in_openais_shape(client: Client, engine: FakeEngine):
+    status, body = client.post(CHAT, {**HELLO, "model": "fake:Q4_0"})
+    assert status == 200
+    assert body["object"] == "chat.completion"
+    assert body["id"].startswith("chatcmpl-")
+    assert body["model"] == "fake:Q4_0"
+    assert body["system_fingerprint"].startswith("llmedge-")
+    (choice,) = body["choices"]
+    assert choice["message"] == {"role": "assistant", "content": "Hello world"}
+    assert (choice["index"], choice["finish_reason"]) == (0, "stop")
+    assert body["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "total_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 1},
+    }
+    assert body["timings"]["predicted_n"] == 2
+    assert len(engine.requests) == 1
+
+
+def test_a_chat_is_streamed_in_openais_shape(client: Client):
+    *chunks, done = client.events(CHAT, HELLO)
+    assert done == "[DONE]"
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert "".join(delta.get("content", "") for delta in deltas) == "Hello world"
+    assert deltas[-1] == {}
+    reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
+    assert reasons == [None, None, None, "stop"]
+    assert not any("usage" in chunk for chunk in chunks)
+
+
+def test_usage_comes_only_when_it_is_asked_for_and_without_choices(client: Client):
+    events = client.events(CHAT, {**HELLO, "stream_options": {"include_usage": True}})
+    assert events[-1] == "[DONE]"
+    assert events[-2]["choices"] == []
+    assert events[-2]["usage"]["total_tokens"] == 5
+
+
+def test_a_text_is_completed_in_both_ways(client: Client):
+    status, body = client.post("/v1/completions", {"prompt": "Once"})
+    assert (status, body["object"]) == (200, "text_completion")
+    assert body["choices"][0]["text"] == "Hello world"
+    assert body["usage"]["total_tokens"] == 5
+    *chunks, done = client.events("/v1/completions", {"prompt": "Once"})
+    assert done == "[DONE]"
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "Hello world"
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+def test_ignored_fields_are_named_in_a_header(client: Client):
+    _, _, headers = client.request("POST", CHAT, {**HELLO, "mystery": 1})
+    assert headers["x-llmedge-ignored"] == "mystery"
+
+
+def test_another_model_is_a_404_and_runs_nothing(client: Client, engine: FakeEngine):
+    status, body = client.post(CHAT, {**HELLO, "model": "gpt-4o"})
+    assert (status, body["error"]["code"]) == (404, "model_not_found")
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[1]", {"messages": []}, {"prompt": "x"}])
+def test_a_wrong_body_is_a_400_in_openais_shape(client: Client, body: object):
+    status, answer = client.post(CHAT, body)
+    assert status == 400
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+    assert answer["error"]["type"] == "invalid_request_error"
+
+
+def test_a_page_elsewhere_cannot_post_a_form(client: Client, engine: FakeEngine):
+    for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
+        status, answer = client.post(CHAT, json.dumps(HELLO).encode(), Content_Type=kind)
+        assert status == 400
+        assert "content type" in answer["error"]["message"]
+    assert engine.requests == []
+
+
+def test_another_host_name_is_refused(client: Client):
+    status, _, _ = client.request("GET", "/v1/models", Host="evil.example")
+    assert status == 400
+
+
+def test_a_body_that_is_too_large_is_refused(client: Client):
+    status, answer = client.post(CHAT, b'{"messages": "' + b"x" * (5 << 20))
+    assert status == 400
+    assert "more than" in answer["error"]["message"]
+
+
+def test_unknown_paths_and_methods_are_errors_in_openais_shape(client: Client):
+    status, body = client.get("/v1/nothing")
+    assert (status, body["error"]["message"]) == (404, "GET /v1/nothing: Not Found")
+    status, body = client.get(CHAT)
+    assert (status, body["error"]["type"]) == (405, "invalid_request_error")
+
+
+def test_a_prompt_that_is_too_long_is_a_400_also_for_a_stream():
+    engine = FakeEngine(error=ContextLengthError("the prompt has 9 tokens, the context holds 4"))
+    with serving(engine) as client:
+        for stream in (False, True):
+            status, body = client.post(CHAT, {**HELLO, "stream": stream})
+            assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
+            assert "9 tokens" in body["error"]["message"]
+
+
+def test_an_engine_that_fails_is_a_503():
+    with serving(FakeEngine(error=EngineError("out of memory"))) as client:
+        status, body = client.post(CHAT, HELLO)
+        assert (status, body["error"]["type"]) == (503, "server_error")
+
+
+def test_an_error_inside_a_stream_is_its_last_event_and_there_is_no_done():
+    with serving(FakeEngine(error=EngineError("it broke"), error_after=1)) as client:
+        events = client.events(CHAT, HELLO)
+        assert events[-1]["error"]["message"] == "it broke"
+        assert "[DONE]" not in events
+        assert events[1]["choices"][0]["delta"]["content"] == "Hello"
+
+
+def test_a_bug_is_a_500_without_its_details(caplog: pytest.LogCaptureFixture):
+    engine = FakeEngine()
+    engine.error = KeyError("/secret/path")  # type: ignore[assignment]
+    with serving(engine) as client:
+        status, body = client.post(CHAT, HELLO)
+    assert status == 500
+    assert "secret" not in json.dumps(body)
+    assert "KeyError" in caplog.text
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_cancels_its_generation(stream: bool):
+    engine = FakeEngine(forever=True)
+    with serving(engine) as client:
+        body = json.dumps({**HELLO, "stream": stream}).encode()
+        host, port = client.host.split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            head = (
+                f"POST {CHAT} HTTP/1.1\r\nHost: {client.host}\r\nContent-Type: application/json\r\n"
+            )
+            connection.sendall(
+                head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+            )
+            if stream:
+                assert connection.recv(100)
+            else:
+                wait_until(lambda: engine.requests)
+        wait_until(lambda: engine.n_cancelled == 1)
+        assert client.get("/health")[0] == 200
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_port_that_is_taken_is_a_usage_error(client: Client):
+    port = int(client.host.split(":")[1])
+    with pytest.raises(UsageError, match="cannot be listened on") as caught:
+        with background_server(FakeEngine(), ServeOptions(port=port)):
+            pass
+    assert "--port" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("127.0.0.1", 70000), ("256.1.1.1", 0), ("no.such.host.invalid", 0)]
+)
+def test_an_address_that_cannot_be_meant_is_a_usage_error(host: str, port: int):
+    with pytest.raises(UsageError):
+        with background_server(FakeEngine(), ServeOptions(host=host, port=port)):
+            pass

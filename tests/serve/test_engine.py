@@ -1,0 +1,193 @@
+"""The endpoint over the real model, through the openai package."""
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import openai
+import pytest
+
+from llmedge.core.errors import EngineError, UnsupportedError
+from llmedge.core.settings import load_settings
+from llmedge.runtime.context import ContextOptions
+from llmedge.runtime.generation import GenerationOptions
+from llmedge.runtime.sampler import SamplingOptions
+from llmedge.serve.engine import ChatPrompt, Delta, Finished, Generation, Started, TextPrompt
+from llmedge.serve.in_process import InProcessEngine
+from llmedge.serve.server import ServeOptions, background_server, open_engine
+
+GREEDY = GenerationOptions(max_tokens=24, sampling=SamplingOptions(temperature=0))
+CAPITAL = ChatPrompt([{"role": "user", "content": "What is the capital of India?"}])
+OPTIONS = ServeOptions(port=0, context=ContextOptions(n_ctx=4096))
+
+
+@pytest.fixture(scope="module")
+def engine(smollm2: Path, tmp_path_factory: pytest.TempPathFactory):
+    settings = load_settings({"LLMEDGE_HOME": str(tmp_path_factory.mktemp("home"))})
+    engine = open_engine(smollm2, OPTIONS, settings)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def client(engine: InProcessEngine):
+    with background_server(engine, OPTIONS) as url:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            yield client
+
+
+def collect(engine: InProcessEngine, request: Generation) -> list[object]:
+    async def run() -> list[object]:
+        return [event async for event in engine.generate(request)]
+
+    return asyncio.run(run())
+
+
+def ask(client: openai.OpenAI, question: str, **options):
+    options.setdefault("max_tokens", 24)
+    return client.chat.completions.create(
+        model="SmolLM2-135M-Instruct.Q4_1",
+        messages=[{"role": "user", "content": question}],
+        temperature=0,
+        **options,
+    )
+
+
+def test_a_generation_is_started_told_and_finished(engine: InProcessEngine):
+    events = collect(engine, Generation(CAPITAL, GREEDY))
+    assert isinstance(events[0], Started)
+    assert isinstance(events[-1], Finished)
+    text = "".join(event.text for event in events if isinstance(event, Delta))
+    assert "New Delhi" in text
+    assert events[-1].report.n_prompt == events[0].n_prompt
+
+
+def test_a_text_is_continued_as_it_is(engine: InProcessEngine):
+    events = collect(engine, Generation(TextPrompt("The capital of India is New"), GREEDY))
+    assert isinstance(events[1], Delta)
+    assert events[1].text == " Delhi"
+
+
+def test_an_iterator_that_is_closed_frees_the_engine_at_once(engine: InProcessEngine):
+    long = Generation(TextPrompt("Once"), GenerationOptions(ignore_end=True))
+
+    async def leave() -> None:
+        stream = engine.generate(long)
+        async for event in stream:
+            if isinstance(event, Delta):
+                break
+        await stream.aclose()
+
+    asyncio.run(leave())
+    start = time.monotonic()
+    collect(engine, Generation(CAPITAL, GREEDY))
+    assert time.monotonic() - start < 10
+
+
+def test_a_long_prompt_is_left_at_once(engine: InProcessEngine):
+    long = Generation(TextPrompt("word " * 3900), GREEDY)
+
+    async def leave() -> None:
+        stream = engine.generate(long)
+        assert isinstance(await anext(stream), Started)
+        await asyncio.sleep(0.2)
+        await stream.aclose()
+
+    asyncio.run(leave())
+    start = time.monotonic()
+    events = collect(engine, Generation(CAPITAL, GREEDY))
+    assert time.monotonic() - start < 5
+    assert "New Delhi" in "".join(event.text for event in events if isinstance(event, Delta))
+
+
+def test_who_leaves_the_queue_is_never_run(engine: InProcessEngine):
+    async def run() -> list[object]:
+        first = engine.generate(Generation(TextPrompt("Once"), GREEDY))
+        await anext(first)
+        waiting = asyncio.create_task(anext(engine.generate(Generation(CAPITAL, GREEDY))))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        return [event async for event in first]
+
+    assert isinstance(asyncio.run(run())[-1], Finished)
+
+
+def test_requests_wait_for_each_other_and_do_not_mix(client: openai.OpenAI):
+    questions = ["What is the capital of India?", "Say hello to my dog."] * 3
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda q: ask(client, q).choices[0].message.content, questions))
+    for question, answer in zip(questions, answers, strict=True):
+        assert ("Delhi" in (answer or "")) == ("India" in question)
+
+
+def test_the_openai_package_reads_answers_and_streams(client: openai.OpenAI):
+    whole = ask(client, "What is the capital of India?")
+    stream = ask(client, "What is the capital of India?", stream=True)
+    parts = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+    assert "".join(parts) == whole.choices[0].message.content
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens > 0
+    assert client.models.list().data[0].id == "SmolLM2-135M-Instruct.Q4_1"
+    assert client.completions.create(model="", prompt="Once upon a", max_tokens=3).choices[0].text
+
+
+@pytest.mark.parametrize(
+    "question", ["भारत की राजधानी क्या है?", "இந்தியாவின் தலைநகரம் எது?", "🇮🇳👩🏽‍🌾?"]
+)
+def test_hindi_tamil_and_emoji_stream_to_the_same_text(client: openai.OpenAI, question: str):
+    whole = ask(client, question, max_tokens=32).choices[0].message.content
+    parts = [
+        chunk.choices[0].delta.content or ""
+        for chunk in ask(client, question, max_tokens=32, stream=True)
+        if chunk.choices
+    ]
+    assert "".join(parts) == whole
+
+
+def test_a_prompt_longer_than_the_context_is_a_400_with_the_counts(client: openai.OpenAI):
+    with pytest.raises(openai.BadRequestError) as caught:
+        ask(client, "word " * 5000)
+    assert caught.value.code == "context_length_exceeded"
+    assert "the context holds 4096" in str(caught.value)
+
+
+def test_another_model_is_not_found(client: openai.OpenAI):
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "x"}])
+
+
+def test_several_slots_are_refused(smollm2: Path):
+    with pytest.raises(UnsupportedError, match="4 slots"):
+        open_engine(smollm2, ServeOptions(context=ContextOptions(n_seq_max=4)), load_settings({}))
+
+
+def test_a_closed_engine_answers_nobody_and_closes_twice(tiny_model: Path, settings):
+    engine = open_engine(tiny_model, ServeOptions(context=ContextOptions(n_ctx=256)), settings)
+    assert engine.is_healthy
+    engine.close()
+    engine.close()
+    assert not engine.is_healthy
+    with pytest.raises(EngineError, match="closed"):
+        collect(engine, Generation(TextPrompt("x"), GREEDY))
+
+
+def test_closing_ends_a_running_generation(tiny_model: Path, settings):
+    engine = open_engine(tiny_model, ServeOptions(context=ContextOptions(n_ctx=512)), settings)
+    endless = Generation(TextPrompt("x"), GenerationOptions(ignore_end=True))
+    started = threading.Event()
+
+    async def run() -> int:
+        n = 0
+        async for _ in engine.generate(endless):
+            started.set()
+            n += 1
+        return n
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    assert started.wait(20)
+    engine.close()
+    thread.join(10)
+    assert not thread.is_alive()

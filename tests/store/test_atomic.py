@@ -1,0 +1,69 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmedge.core.errors import NotFoundError, ResourceError, UsageError
+from llmedge.store.atomic import make_folder, replacing, sweep_partials, write_bytes
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_file_appears_whole(tmp_path: Path):
+    target = tmp_path / "new" / "file"
+    with replacing(target) as partial:
+        partial.write_bytes(b"half")
+        assert not target.exists()
+        partial.write_bytes(b"whole")
+    assert target.read_bytes() == b"whole"
+    assert [path.name for path in target.parent.iterdir()] == ["file"]
+
+
+def test_an_error_leaves_what_was_there(tmp_path: Path):
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    with pytest.raises(UsageError), replacing(target) as partial:
+        partial.write_bytes(b"half of the new")
+        raise UsageError("no")
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_nothing_written_is_a_resource_error(tmp_path: Path):
+    with pytest.raises(ResourceError, match="could not be written"), replacing(tmp_path / "file"):
+        pass
+
+
+def test_a_full_disk_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ResourceError, match="No space left on device"):
+        write_bytes(tmp_path / "file", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_processes_left_is_swept_by_the_next_write(tmp_path: Path):
+    orphan = tmp_path / f".file.{dead_pid()}.partial"
+    alive = tmp_path / f".other.{os.getpid()}.partial"
+    foreign = tmp_path / ".something.partial"
+    for path in (orphan, alive, foreign):
+        path.touch()
+    write_bytes(tmp_path / "file", b"x")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", alive.name, foreign.name}
+    assert sweep_partials(tmp_path) == []
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(NotFoundError, match="cannot be made") as caught:
+            make_folder(folder)
+        assert "-o" in caught.value.hint
