@@ -9,7 +9,7 @@ import os
 import random
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from llmedge.bench.fingerprint import take_fingerprint
 from llmedge.bench.record import BenchResult, Rate
@@ -17,7 +17,7 @@ from llmedge.core.errors import EngineError, ResourceError, UsageError
 from llmedge.host.child import Child, ChildDied, Talk
 from llmedge.host.load import LoadWatch
 from llmedge.host.memory import PeakMemory, read_process_memory
-from llmedge.host.sensors import read_energy_j, read_temperature
+from llmedge.host.sensors import energy_between, read_energy_j, read_temperature
 from llmedge.runtime.batch import Batch
 from llmedge.runtime.context import Context, ContextOptions, DecodeResult
 from llmedge.runtime.first_load import ensure_loads
@@ -45,14 +45,14 @@ class BenchOptions:
         n_gen: Tokens of token generation.
         repetitions: How often each is measured, after one that is thrown away.
         model: How to load.
-        context: How to run; its `n_ctx` grows to hold what is measured.
+        context: How to run; its `n_ctx` must hold what is measured.
     """
 
     n_prompt: int = 512
     n_gen: int = 128
     repetitions: int = 5
     model: ModelOptions = ModelOptions()
-    context: ContextOptions = ContextOptions(n_ctx=0)
+    context: ContextOptions = ContextOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class _Measured:
     load_s: float
     baseline_bytes: int
     n_threads: int
-    context: ContextOptions
+    n_ctx: int
 
 
 def bench(
@@ -91,8 +91,7 @@ def _bench_one(
     header: Header, options: BenchOptions, settings: Settings, task: Task
 ) -> BenchResult:
     energy_before = read_energy_j()
-    with Child(_measure, header.path, options) as child:
-        memory = PeakMemory(child.pid)
+    with Child(_measure, header.path, options) as child, PeakMemory(child.pid) as memory:
         load = LoadWatch(child.pid)
         try:
             for message in child.messages():
@@ -101,18 +100,16 @@ def _bench_one(
                 task.update(float(message))
             else:
                 raise EngineError("the measuring process ended without a result")
+            # The process waits for a word, so that its memory and CPU time can still be read.
+            report, peak = load.stop(), memory.stop()
+            child.say("done")
+            child.wait()
         except ChildDied as death:
             raise ResourceError(
                 f"measuring {header.path.name} ended by {death.cause}: "
                 f"{death.stderr or 'most likely the system ran out of memory'}",
                 "try a smaller model, or a smaller --batch and --ubatch",
             ) from None
-        # The process waits for a word, so that its memory and CPU time can still be read.
-        report, peak = load.stop(), memory.stop()
-        child.say("done")
-        child.wait()
-    energy_after = read_energy_j()
-    has_energy = energy_before is not None and energy_after is not None
     return BenchResult(
         model=model_id(settings, header.path),
         file_bytes=header.file_bytes,
@@ -125,8 +122,10 @@ def _bench_one(
         baseline_bytes=message.baseline_bytes,
         load=report,
         temperature_celsius=read_temperature(),
-        energy_j=cast("float", energy_after) - cast("float", energy_before) if has_energy else None,
-        fingerprint=take_fingerprint(options.model, message.context, message.n_threads),
+        energy_j=energy_between(energy_before, read_energy_j()),
+        fingerprint=take_fingerprint(
+            options.model, replace(options.context, n_ctx=message.n_ctx), message.n_threads
+        ),
         created=utc_now(),
     )
 
@@ -136,11 +135,9 @@ def _measure(talk: Talk, path: Path, options: BenchOptions) -> None:
     library()
     baseline = read_process_memory(os.getpid())
     start = time.perf_counter()
-    n_ctx = max(options.context.n_ctx, options.n_prompt, options.n_gen)
-    context_options = replace(options.context, n_ctx=n_ctx)
     with (
         Model.load(path, options.model) as model,
-        Context(model, context_options) as context,
+        Context(model, options.context) as context,
         Batch(context.n_batch) as batch,
     ):
         load_s = time.perf_counter() - start
@@ -166,7 +163,7 @@ def _measure(talk: Talk, path: Path, options: BenchOptions) -> None:
             load_s=load_s,
             baseline_bytes=baseline.resident_bytes if baseline else 0,
             n_threads=context.n_threads,
-            context=context_options,
+            n_ctx=context.n_ctx,
         )
         talk.say(measured)
         talk.hear()

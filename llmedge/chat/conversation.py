@@ -9,7 +9,7 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from llmedge.core.errors import ContextLengthError, InterruptedByUser, UsageError
+from llmedge.core.errors import ContextLengthError, InterruptedByUser, Terminated, UsageError
 from llmedge.runtime.chat_template import ChatTemplate
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.first_load import ensure_loads
@@ -82,9 +82,10 @@ class Conversation:
         return self._generator.report
 
     def answer(self, question: str, terminal: Terminal) -> None:
-        """Ask, and show the answer as it comes; Ctrl-C keeps what was said so far.
+        """Ask, and show the answer as it comes; an interrupt keeps what was said so far.
 
         Raises:
+            InterruptedByUser: The answer was interrupted.
             ContextLengthError: The conversation has outgrown the context; the question is taken
                 back.
         """
@@ -96,13 +97,13 @@ class Conversation:
             for text in self._generator.generate(prompt, self.options):
                 said.append(text)
                 terminal.write(text)
-        except InterruptedByUser:
-            terminal.note("(stopped)")
-        terminal.write("\n")
-        self._turns += [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": "".join(said)},
-        ]
+        finally:
+            if said:
+                terminal.write("\n")
+                self._turns += [
+                    {"role": "user", "content": question},
+                    {"role": "assistant", "content": "".join(said)},
+                ]
 
     def reset(self) -> None:
         """Forget the messages."""
@@ -137,6 +138,10 @@ def converse(conversation: Conversation, terminal: Terminal) -> None:
                 _run_command(text, conversation, terminal)
             elif text:
                 conversation.answer(text, terminal)
+        except Terminated:
+            raise
+        except InterruptedByUser:
+            terminal.note("(stopped)")
         except ContextLengthError as error:
             terminal.note(f"{error.message}. /reset starts over.")
         except UsageError as error:

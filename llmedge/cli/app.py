@@ -26,11 +26,11 @@ from llmedge.cli import (
     serve,
     show,
 )
-from llmedge.core.errors import InterruptedByUser, LlmedgeError, UsageError
+from llmedge.core.errors import InterruptedByUser, LlmedgeError, Terminated, UsageError
+from llmedge.host.process import discard_stdout
 
 app = typer.Typer(
     name="llmedge",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -63,8 +63,9 @@ def _show_version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def llmedge_command(
+    context: typer.Context,
     *,
     version: Annotated[
         bool,
@@ -73,6 +74,8 @@ def llmedge_command(
 ) -> None:
     """Take a language model to the phone or laptop it has to run on."""
     del version
+    if context.invoked_subcommand is None:
+        output.write(context.get_help() + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -89,11 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _prepare_logging()
         code = _run(chosen)
     except LlmedgeError as error:
-        as_json = "--json" in chosen or "json" in chosen or "--format=json" in chosen
+        line = " ".join(chosen)
+        as_json = any(word in line for word in ("--json", "--format json", "--format=json"))
         output.show_error(error, as_json=as_json)
         code = error.exit_code
     except BrokenPipeError:  # `llmedge list | head`
-        sys.stderr.close()
+        discard_stdout()
         code = 0
     sys.exit(code)
 
@@ -116,7 +120,8 @@ def _run(arguments: list[str]) -> int:
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     del frame
-    raise InterruptedByUser(f"stopped by {signal.Signals(number).name}")
+    kind = Terminated if number == signal.SIGTERM else InterruptedByUser
+    raise kind(f"stopped by {signal.Signals(number).name}")
 
 
 def _prepare_logging() -> None:

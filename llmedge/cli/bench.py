@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,7 +31,7 @@ def bench_command(
     from llmedge.core.settings import load_settings
 
     settings = load_settings()
-    context = dataclasses.replace(run.context_options(settings.threads), n_ctx=0)
+    context = run.context_options(settings.threads, default_ctx=max(n_prompt, n_gen))
     options = BenchOptions(n_prompt, n_gen, repetitions, run.model_options(), context)
     paths = [model_path(model) for model in models]
     results = bench(paths, options, settings, make_progress())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from llmedge.cli import output
 from llmedge.cli.options import ModelArgument, RunFlags, SamplingFlags, grouped, model_path
+from llmedge.core.errors import UsageError
 
 
 @grouped
@@ -27,14 +29,27 @@ def chat_command(
     context_options = run.context_options(settings.threads)
     terminal = _Terminal()
     with open_context(model_path(model), run.model_options(), context_options, settings) as context:
-        conversation = Conversation(context, sampling.generation_options(), system)
-        if sys.stdin.isatty():
-            output.note(
-                f"{context.model.description}, {context.n_ctx} tokens; /help lists commands"
-            )
-            converse(conversation, terminal)
-        else:
-            conversation.answer(sys.stdin.read().strip(), terminal)
+        question, options = _piped_question(), sampling.generation_options()
+        with contextlib.closing(Conversation(context, options, system)) as conversation:
+            if question is None:
+                output.note(f"{context.model.description}, {context.n_ctx} tokens; /help helps")
+                converse(conversation, terminal)
+            else:
+                conversation.answer(question, terminal)
+
+
+def _piped_question() -> str | None:
+    """Return what a pipe brings, or `None` on a terminal.
+
+    Raises:
+        UsageError: The pipe brings nothing.
+    """
+    if sys.stdin.isatty():
+        return None
+    question = sys.stdin.read().strip()
+    if not question:
+        raise UsageError("the question on stdin is empty", "echo 'a question' | llmedge chat MODEL")
+    return question
 
 
 class _Terminal:

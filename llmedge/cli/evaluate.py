@@ -26,7 +26,6 @@ class TextFlags:
         list[Path] | None,
         typer.Option(help="A UTF-8 text instead; may be repeated.", show_default=False),
     ] = None
-    chunk: Annotated[int, typer.Option(help="Tokens in a chunk; its second half counts.")] = 512
     chunks: Annotated[
         int | None, typer.Option(min=1, help="Most chunks of each text.", show_default=False)
     ] = None
@@ -51,15 +50,16 @@ def evaluate_command(
     run: RunFlags,
     show: ShowFlags,
 ) -> None:
-    """Measure what quantizing cost: KL divergence, agreement, perplexity."""
+    """Measure what quantizing cost: KL divergence, agreement, perplexity.
+
+    A text is read in chunks of --ctx tokens; the second half of each is compared.
+    """
     from llmedge.core.settings import load_settings
     from llmedge.evaluate.report import EvaluateOptions, evaluate
 
     settings = load_settings()
-    context = run.context_options(settings.threads)
-    options = EvaluateOptions(
-        texts.corpora(), texts.chunk, texts.chunks, run.model_options(), context
-    )
+    context = run.context_options(settings.threads, default_ctx=512)
+    options = EvaluateOptions(texts.corpora(), texts.chunks, run.model_options(), context)
     paths = [model_path(model) for model in models]
     results = evaluate(paths, model_path(reference), options, settings, make_progress())
     show_results("evaluate", results, _table(results), show.chosen)

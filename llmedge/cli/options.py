@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hin
 
 import typer
 
+from llmedge.core.errors import UnsupportedError
+
 if TYPE_CHECKING:
     from llmedge.runtime.context import ContextOptions
     from llmedge.runtime.generation import GenerationOptions
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 Format = Literal["table", "md", "json", "jsonl", "csv"]
-_RUN, _SAMPLE = "Running the model", "Choosing tokens"
 
 ModelArgument = Annotated[
     str,
@@ -59,45 +60,30 @@ class RunFlags:
     """How a model is loaded and run; the same in serve, chat, bench and evaluate."""
 
     ctx: Annotated[
-        int, typer.Option(min=0, help="Tokens of context; 0: as trained.", rich_help_panel=_RUN)
-    ] = 4096
-    slots: Annotated[
-        int, typer.Option(min=1, help="Requests computed at once.", rich_help_panel=_RUN)
-    ] = 1
-    threads: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            max=1024,
-            help="Threads; the performance cores by default.",
+            min=0,
+            help="Tokens of context; 0: as trained. By default 4096, in bench and evaluate what is "
+            "measured.",
             show_default=False,
-            rich_help_panel=_RUN,
         ),
     ] = None
-    batch: Annotated[
-        int, typer.Option(min=1, help="Tokens in one decode call.", rich_help_panel=_RUN)
-    ] = 512
-    ubatch: Annotated[
-        int, typer.Option(min=1, help="Tokens computed at once.", rich_help_panel=_RUN)
-    ] = 512
+    slots: Annotated[int, typer.Option(min=1, help="Requests computed at once.")] = 1
+    threads: ThreadsOption = None
+    batch: Annotated[int, typer.Option(min=1, help="Tokens in one decode call.")] = 512
+    ubatch: Annotated[int, typer.Option(min=1, help="Tokens computed at once.")] = 512
     gpu_layers: Annotated[
         int,
-        typer.Option(
-            help="Layers on the GPU; -1: all that a GPU build fits.", rich_help_panel=_RUN
-        ),
+        typer.Option(help="Layers on the GPU; -1: all that a GPU build fits."),
     ] = -1
-    type_k: Annotated[
-        str, typer.Option(help="Type of the keys in the kv cache.", rich_help_panel=_RUN)
-    ] = "f16"
-    type_v: Annotated[
-        str, typer.Option(help="Type of the values in the kv cache.", rich_help_panel=_RUN)
-    ] = "f16"
-    flash_attn: Annotated[
-        Literal["auto", "on", "off"], typer.Option(help="Flash attention.", rich_help_panel=_RUN)
-    ] = "auto"
+    type_k: Annotated[str, typer.Option(help="Type of the keys in the kv cache.")] = "f16"
+    type_v: Annotated[str, typer.Option(help="Type of the values in the kv cache.")] = "f16"
+    flash_attn: Annotated[Literal["auto", "on", "off"], typer.Option(help="Flash attention.")] = (
+        "auto"
+    )
     load_mode: Annotated[
         Literal["auto", "mmap", "read", "mlock", "mmap+mlock", "direct"],
-        typer.Option(help="How the weights come into memory.", rich_help_panel=_RUN),
+        typer.Option(help="How the weights come into memory."),
     ] = "auto"
 
     def model_options(self) -> ModelOptions:
@@ -106,12 +92,23 @@ class RunFlags:
 
         return ModelOptions(load_mode=self.load_mode, n_gpu_layers=self.gpu_layers)
 
-    def context_options(self, default_threads: int | None) -> ContextOptions:
-        """Return how to run it."""
+    def context_options(
+        self, default_threads: int | None, *, default_ctx: int = 4096
+    ) -> ContextOptions:
+        """Return how to run it.
+
+        Raises:
+            UnsupportedError: Several slots, which no engine has yet.
+        """
         from llmedge.runtime.context import ContextOptions
 
+        if self.slots != 1:
+            raise UnsupportedError(
+                f"{self.slots} slots are not possible yet; requests wait for each other",
+                "leave --slots at 1",
+            )
         return ContextOptions(
-            n_ctx=self.ctx,
+            n_ctx=default_ctx if self.ctx is None else self.ctx,
             n_batch=self.batch,
             n_ubatch=self.ubatch,
             n_seq_max=self.slots,
@@ -126,32 +123,24 @@ class RunFlags:
 class SamplingFlags:
     """How tokens are chosen."""
 
-    temperature: Annotated[
-        float, typer.Option(min=0, help="0: always the most likely.", rich_help_panel=_SAMPLE)
-    ] = 0.8
-    top_k: Annotated[
-        int, typer.Option(min=0, help="Only the k most likely; 0: all.", rich_help_panel=_SAMPLE)
-    ] = 40
+    temperature: Annotated[float, typer.Option(min=0, help="0: always the most likely.")] = 0.8
+    top_k: Annotated[int, typer.Option(min=0, help="Only the k most likely; 0: all.")] = 40
     top_p: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Only what makes up this share.", rich_help_panel=_SAMPLE),
+        typer.Option(min=0, max=1, help="Only what makes up this share."),
     ] = 0.95
     min_p: Annotated[
         float,
-        typer.Option(
-            min=0, max=1, help="Only what is at least this likely.", rich_help_panel=_SAMPLE
-        ),
+        typer.Option(min=0, max=1, help="Only what is at least this likely."),
     ] = 0.05
-    repeat_penalty: Annotated[
-        float, typer.Option(min=0.01, help="1: off.", rich_help_panel=_SAMPLE)
-    ] = 1.0
+    repeat_penalty: Annotated[float, typer.Option(min=0.01, help="1: off.")] = 1.0
     seed: Annotated[
         int | None,
-        typer.Option(help="The same text again.", show_default=False, rich_help_panel=_SAMPLE),
+        typer.Option(help="The same text again.", show_default=False),
     ] = None
     max_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Most tokens.", show_default=False, rich_help_panel=_SAMPLE),
+        typer.Option(min=1, help="Most tokens.", show_default=False),
     ] = None
 
     def generation_options(self) -> GenerationOptions:

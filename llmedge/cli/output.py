@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import io
 import json
+import math
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from llmedge.core.errors import LlmedgeError
     from llmedge.core.progress import Progress, Task
 
-_WIDE = 200  # a pipe has no width: nothing is cut there
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Table:
@@ -42,8 +41,8 @@ class Table:
 
 
 def prepare_streams() -> None:
-    """Make both streams UTF-8, whatever the system's code page is."""
-    for stream in (sys.stdout, sys.stderr):
+    """Make the streams UTF-8, whatever the system's code page is."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
 
@@ -56,7 +55,7 @@ def write(text: str) -> None:
 
 def note(text: str) -> None:
     """Write a remark to stderr."""
-    sys.stderr.write(text + "\n")
+    sys.stderr.write("\n".join(map(printable, text.split("\n"))) + "\n")
     sys.stderr.flush()
 
 
@@ -71,9 +70,12 @@ def show_error(error: LlmedgeError, *, as_json: bool) -> None:
         }
         note(json.dumps(document, ensure_ascii=False))
         return
-    note(f"{_styled('error:', '1;31')} {error.message}")
-    if error.hint:
-        note(f"{_styled(' hint:', '1;36')} {error.hint}")
+    console = _console(sys.stderr)
+    colored = console.is_terminal and not console.no_color
+    for label, code, text in (("error:", "1;31", error.message), (" hint:", "1;36", error.hint)):
+        if text:
+            sys.stderr.write(f"\x1b[{code}m{label}\x1b[0m " if colored else f"{label} ")
+            note(text)
 
 
 def show_results(verb: str, results: Sequence[object], table: Table, form: Format) -> None:
@@ -113,6 +115,8 @@ def to_plain(value: object) -> object:
         return {str(key): to_plain(item) for key, item in items}
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in cast("Sequence[object]", value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no word for it
     return str(value) if isinstance(value, Path) else value
 
 
@@ -140,13 +144,16 @@ def _write_table(table: Table) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    safe = [[printable(cell) for cell in row] for row in table.rows]
     grid = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in table.columns:
         justify = "right" if column.endswith(">") else "left"
         grid.add_column(column.removesuffix(">"), justify=justify, no_wrap=True, overflow="ignore")
-    for row in table.rows:
+    for row in safe:
         grid.add_row(*(Text(cell) for cell in row))
-    _console(sys.stdout).print(grid)
+    # Nothing is cut, neither in a pipe, which has no width, nor on a narrow terminal, which wraps.
+    widths = [max(map(len, cells)) + 2 for cells in zip(table.columns, *safe, strict=True)]
+    _console(sys.stdout, width=sum(widths)).print(grid)
 
 
 def _csv(table: Table) -> str:
@@ -157,15 +164,20 @@ def _csv(table: Table) -> str:
     return buffer.getvalue()
 
 
-def _console(stream: TextIO) -> Console:
-    from rich.console import Console
-
-    width = None if stream.isatty() else _WIDE
-    return Console(file=stream, width=width, highlight=False, soft_wrap=True)
+def printable(text: str) -> str:
+    """Replace control characters: what a file or a client says must not steer the terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
-def _styled(text: str, code: str) -> str:
-    return f"\x1b[{code}m{text}\x1b[0m" if _console(sys.stderr).color_system else text
+def _console(stream: TextIO, width: int | None = None) -> Console:
+    from rich.console import Console as RichConsole
+
+    class PlainConsole(RichConsole):
+        def on_broken_pipe(self) -> None:
+            """Let `main` decide what a closed pipe means."""
+            raise BrokenPipeError
+
+    return PlainConsole(file=stream, width=width, highlight=False, soft_wrap=True)
 
 
 class _LineTask:

@@ -66,7 +66,7 @@ def quantize_command(
 
     settings, options, progress = load_settings(), flags.quantize_options(), make_progress()
     path = model_path(source)
-    mixes = [find_mix(name) for name in dict.fromkeys(type_)]
+    mixes = {mix.name: mix for mix in map(find_mix, type_)}.values()
     reports = [quantize(path, mix, options, settings, progress) for mix in mixes]
     for report in reports:
         _note_fallbacks(report)

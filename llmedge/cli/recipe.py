@@ -6,14 +6,16 @@ from typing import Annotated
 
 import typer
 
-from llmedge.cli.output import note
+from llmedge.cli.output import note, write
 
-app = typer.Typer(no_args_is_help=True, help="Work with recipes.")
+app = typer.Typer()
 
 
-@app.callback()
-def recipe_command() -> None:
+@app.callback(invoke_without_command=True)
+def recipe_command(context: typer.Context) -> None:
     """Work with recipes: one TOML file a product."""
+    if context.invoked_subcommand is None:
+        write(context.get_help() + "\n")
 
 
 @app.command("check")

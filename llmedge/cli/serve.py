@@ -35,7 +35,9 @@ def serve_command(
 
 
 def _announce(url: str, model: str, host: str) -> None:
+    from llmedge.serve.app import LOOPBACK_HOSTS
+
     note(f"serving {model} on {url}/v1 (Ctrl-C stops)")
     note(f"  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=none")
-    if host not in ("127.0.0.1", "localhost", "::1"):
+    if host not in LOOPBACK_HOSTS:
         note("warning: whoever reaches this address can use the model; there is no API key")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmedge.cli.options import ModelArgument, ShowFlags, grouped, model_path
-from llmedge.cli.output import Table, note, show_results, write
+from llmedge.cli.output import Table, note, printable, show_results, write
 from llmedge.core.errors import UnsupportedError
 from llmedge.core.units import format_mb, format_mib
 
@@ -121,13 +121,8 @@ def _summary(facts: FileFacts) -> str:
     for key, value in facts.metadata.items():
         text = str(value).replace("\n", "⏎")
         shown = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
-        lines.append(f"{key} = {_printable(shown)}")
+        lines.append(f"{printable(key)} = {printable(shown)}")
     return "\n".join(lines) + "\n\n"
-
-
-def _printable(text: str) -> str:
-    # A file from elsewhere must not send control sequences to the terminal.
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _type_table(facts: FileFacts) -> Table:
@@ -151,7 +146,7 @@ def _tensor_table(header: Header) -> Table:
         ("tensor", "shape", "quant type", "size>"),
         [
             (
-                _printable(tensor.name),
+                tensor.name,
                 " × ".join(str(n) for n in tensor.shape),
                 tensor.quant_type.name,
                 format_mib(tensor.n_bytes),

@@ -13,6 +13,7 @@
     ├── UntrustworthyError      8   a measurement that must not be used
     ├── NetworkError            9   the network or access to something on it
     └── InterruptedByUser     130   Ctrl-C
+        └── Terminated        130   asked to end by the system or another program
 
 Anything else that reaches `cli.app.main` is a bug and shows its traceback. `serve` maps the same
 tree to OpenAI error objects.
@@ -105,3 +106,7 @@ class InterruptedByUser(LlmedgeError):  # noqa: N818 - what happened, not what f
     """Ctrl-C."""
 
     exit_code = 130
+
+
+class Terminated(InterruptedByUser):
+    """Asked to end by the system or another program (SIGTERM)."""

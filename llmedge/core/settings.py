@@ -109,6 +109,8 @@ def _read_config(env: Mapping[str, str]) -> dict[str, str]:
         raise UsageError(f"{path} is not valid TOML: {error}", f"mend or remove {path}") from None
     for key in table:
         _check_key(key, f"key {key!r} in {path}")
+        if not isinstance(table[key], str | int):
+            raise UsageError(f"key {key!r} in {path} is neither a text nor a number")
     return {key: str(cast("object", value)) for key, value in table.items()}
 
 

@@ -40,17 +40,21 @@ class EvaluateOptions:
 
     Attributes:
         corpora: The texts.
-        n_ctx: Tokens in a chunk; the second half of each is compared.
         max_chunks: Chunks of each text; `None` takes all.
         model: How to load the models.
-        context: How to run them; its `n_ctx` and `n_batch` follow from the chunks.
+        context: How to run them. Its `n_ctx` is the length of a chunk, the second half of which is
+            compared; its `n_batch` is cut to what the logits' memory allows.
     """
 
     corpora: tuple[Corpus, ...]
-    n_ctx: int = 512
     max_chunks: int | None = None
     model: ModelOptions = ModelOptions()
-    context: ContextOptions = ContextOptions()
+    context: ContextOptions = ContextOptions(n_ctx=512)
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens in a chunk."""
+        return self.context.n_ctx
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +101,13 @@ def evaluate(
         raise UsageError(f"chunks of {options.n_ctx} tokens are too short", "use at least 64")
     headers = {path: ensure_loads(path, settings.state_dir) for path in (reference, *variants)}
     _check_vocabularies(headers, reference)
-    texts = [corpus.name for corpus in options.corpora]
-    meters = {(path, text): DivergenceMeter() for path in variants for text in texts}
-    for group in _groups(variants, reference, headers):
+    unique = list(dict.fromkeys(variants))
+    corpora = list(dict.fromkeys(options.corpora))
+    meters = {(path, corpus): DivergenceMeter() for path in unique for corpus in corpora}
+    for group in _groups(unique, reference, headers):
         with _open_contexts((reference, *group), options) as contexts:
-            for corpus in options.corpora:
-                targets = [meters[path, corpus.name] for path in group]
+            for corpus in corpora:
+                targets = [meters[path, corpus] for path in group]
                 label = f"{corpus.name}: {', '.join(path.stem for path in group)}"
                 total = corpus.path.stat().st_size
                 with progress.task(label, total=total, unit="bytes") as task:
@@ -115,10 +120,10 @@ def evaluate(
             file_bytes=headers[path].file_bytes,
             bits_per_weight=round(headers[path].bits_per_weight, 4),
             reference_bits_per_weight=round(headers[reference].bits_per_weight, 4),
-            divergence=meters[path, corpus.name].result(),
+            divergence=meters[path, corpus].result(),
         )
-        for path in variants
-        for corpus in options.corpora
+        for path in unique
+        for corpus in corpora
     ]
     _record(evaluations, settings)
     return evaluations
@@ -158,7 +163,8 @@ def _open_contexts(paths: Sequence[Path], options: EvaluateOptions) -> Generator
         for path in paths:
             model = stack.enter_context(Model.load(path, options.model))
             n_rows = rows_at_once(model.vocab.n_tokens, options.n_ctx)
-            context_options = replace(options.context, n_ctx=options.n_ctx, n_batch=n_rows)
+            n_batch = min(n_rows, options.context.n_batch)
+            context_options = replace(options.context, n_batch=n_batch)
             contexts.append(stack.enter_context(Context(model, context_options)))
         yield contexts
 

@@ -220,8 +220,9 @@ class _Parser:
         metadata: dict[str, Value] = {}
         for _ in range(n_kv):
             key = self._string(_MAX_KEY_BYTES, "a metadata key")
-            if not key or key in metadata:
-                raise self._broken(f"metadata key {key!r} is {'doubled' if key else 'empty'}")
+            if key in metadata:
+                raise self._broken(f"metadata key {key!r} is doubled")
+            self._check_name(key, "metadata key")
             metadata[key] = self._value(key)
         alignment = self._alignment(metadata)
         tensors = tuple(self._tensor() for _ in range(n_tensors))
@@ -317,6 +318,7 @@ class _Parser:
 
     def _tensor(self) -> TensorInfo:
         name = self._string(_MAX_NAME_BYTES, "a tensor's name")
+        self._check_name(name, "tensor name")
         n_dims = cast("int", self._scalar("I", f"the dimensions of {name}"))
         if not 1 <= n_dims <= _MAX_DIMS:
             raise self._broken(f"tensor {name} has {n_dims} dimensions")
@@ -376,6 +378,11 @@ class _Parser:
             return data.decode("utf-8")
         except UnicodeDecodeError:
             raise self._broken(f"{what} is not UTF-8") from None
+
+    def _check_name(self, name: str, what: str) -> None:
+        # llama.cpp reads names as C strings, and people read them on terminals.
+        if not name or not name.isprintable() or name != name.strip():
+            raise self._broken(f"the {what} {name!r} is empty or not plain text")
 
     def _check_length(self, length: int, max_bytes: int, what: str) -> None:
         if length > max_bytes:

@@ -22,12 +22,13 @@ class CgroupLimits:
 
     Attributes:
         memory_bytes: The least memory limit on the way up to the root.
-        memory_used_bytes: What the group with that limit uses now, page cache included.
+        memory_room_bytes: What may still be used under the tightest limit; file pages that the
+            kernel can drop count as room.
         cpus: The least CPU quota, in cores; 1.5 is one and a half.
     """
 
     memory_bytes: int | None = None
-    memory_used_bytes: int | None = None
+    memory_room_bytes: int | None = None
     cpus: float | None = None
 
 
@@ -37,18 +38,35 @@ def read_limits(root: Path = Path("/")) -> CgroupLimits:
     Args:
         root: The file system's root; another one in tests.
     """
-    memory: list[tuple[int, int | None]] = []
+    limits: list[int] = []
+    rooms: list[int] = []
     cpus: list[float] = []
     for folder in _groups(root):
         limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
         if limit is not None and limit < _V1_UNLIMITED_BYTES:
-            used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
-            memory.append((limit, used))
+            limits.append(limit)
+            rooms.append(max(0, limit - _used(folder)))
         quota = _quota_v2(folder) or _quota_v1(folder)
         if quota is not None:
             cpus.append(quota)
-    limit, used = min(memory, key=lambda pair: pair[0]) if memory else (None, None)
-    return CgroupLimits(limit, used, min(cpus) if cpus else None)
+    return CgroupLimits(
+        min(limits, default=None), min(rooms, default=None), min(cpus, default=None)
+    )
+
+
+def _used(folder: Path) -> int:
+    """Return a group's memory in use, without the file pages that nobody has used lately."""
+    used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes") or 0
+    for line in (_read(folder / "memory.stat") or "").splitlines():
+        key, _, value = line.partition(" ")
+        # Version 1 has both a count of the group alone and one with the groups below it.
+        if key == "total_inactive_file":
+            return max(0, used - int(value))
+        if key == "inactive_file":
+            used_v2 = max(0, used - int(value))
+            if (folder / "memory.current").exists():
+                return used_v2
+    return used
 
 
 def _groups(root: Path) -> Iterator[Path]:

@@ -55,12 +55,28 @@ def read_cpu(root: Path = Path("/")) -> Cpu:
     """
     allowed = _allowed_cpus()
     cores: list[float] = _linux_cores(root, allowed) if sys.platform == "linux" else []
+    fast = _intel_performance_cpus(root) & allowed
+    if cores and fast:
+        return _describe(root, allowed, len(cores), len(_linux_cores(root, fast)))
     n_physical = len(cores) or min(psutil.cpu_count(logical=False) or 1, len(allowed))
     if cores:
         fastest = max(capacity for capacity in cores)
         n_performance = sum(capacity >= _PERFORMANCE_SHARE * fastest for capacity in cores)
     else:
         n_performance = min(_mac_performance_cores() or n_physical, n_physical)
+    return _describe(root, allowed, n_physical, n_performance)
+
+
+def read_cpu_flags(root: Path = Path("/")) -> frozenset[str]:
+    """Return the kernel's names of the processor's instruction sets; empty where it lists none."""
+    for line in (_read(root / "proc/cpuinfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def _describe(root: Path, allowed: set[int], n_physical: int, n_performance: int) -> Cpu:
     return Cpu(
         model=_model_name(root),
         machine=platform.machine(),
@@ -71,13 +87,17 @@ def read_cpu(root: Path = Path("/")) -> Cpu:
     )
 
 
-def read_cpu_flags(root: Path = Path("/")) -> frozenset[str]:
-    """Return the kernel's names of the processor's instruction sets; empty where it lists none."""
-    for line in (_read(root / "proc/cpuinfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+def _intel_performance_cpus(root: Path) -> set[int]:
+    """Return the hardware threads of a hybrid Intel processor's fast cores, `0-11,16`.
+
+    The kernel names them itself; their top clocks are too near to those of the slow ones.
+    """
+    cpus: set[int] = set()
+    for part in (_read(root / "sys/devices/cpu_core/cpus") or "").split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit() and (last.isdigit() or not last):
+            cpus.update(range(int(first), int(last or first) + 1))
+    return cpus
 
 
 def _allowed_cpus() -> set[int]:

@@ -6,12 +6,16 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import psutil
 
 from llmedge.core.errors import ResourceError
 from llmedge.core.units import format_mb
 from llmedge.host import cgroup
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,9 @@ def read_memory(root: Path = Path("/")) -> SystemMemory:
     virtual, swap = psutil.virtual_memory(), psutil.swap_memory()
     limits = cgroup.read_limits(root)
     total, available = virtual.total, virtual.available
-    if limits.memory_bytes is not None:
+    if limits.memory_bytes is not None and limits.memory_room_bytes is not None:
         total = min(total, limits.memory_bytes)
-        available = min(available, max(0, limits.memory_bytes - (limits.memory_used_bytes or 0)))
+        available = min(available, limits.memory_room_bytes)
     return SystemMemory(total, available, swap.total, limits.memory_bytes)
 
 
@@ -83,6 +87,17 @@ class PeakMemory:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
         self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
 
     def stop(self) -> ProcessMemory:
         """End the watch and return the peaks."""

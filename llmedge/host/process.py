@@ -1,6 +1,9 @@
-"""Processes of this machine."""
+"""Processes of this machine, and this process's own streams."""
 
 from __future__ import annotations
+
+import os
+import sys
 
 import psutil
 
@@ -8,3 +11,13 @@ import psutil
 def is_running(pid: int) -> bool:
     """Whether a process with this id runs."""
     return psutil.pid_exists(pid)
+
+
+def discard_stdout() -> None:
+    """Send what is still to be written to stdout nowhere: its reader has gone.
+
+    Python flushes stdout when it ends and would complain.
+    """
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, sys.stdout.fileno())
+    os.close(descriptor)

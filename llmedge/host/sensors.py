@@ -39,6 +39,13 @@ def read_power() -> Power:
     return Power(battery.percent, battery.power_plugged)
 
 
+def energy_between(before_j: float | None, after_j: float | None) -> float | None:
+    """Return the energy between two readings; `None` where it is not known or has wrapped."""
+    if before_j is None or after_j is None or after_j < before_j:
+        return None
+    return after_j - before_j
+
+
 def read_energy_j(root: Path = Path("/")) -> float | None:
     """Return the processor packages' energy counter in joules, from an arbitrary start.
 

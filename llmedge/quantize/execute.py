@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from llmedge.runtime.model import require_single_file
 from llmedge.runtime.quantizer import MAX_BUFFER_BYTES, Quantizer, QuantizerOptions, TensorPlan
 from llmedge.store.atomic import make_folder, replacing
 from llmedge.store.catalog import variant_path
-from llmedge.store.manifest import Manifest, Source, hash_file, write_manifest
+from llmedge.store.manifest import Manifest, Source, hash_file, sidecar_path, write_manifest
 from llmedge.store.reference import model_name
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class QuantizeOptions:
     """How to quantize.
 
     Attributes:
+        name: The model's name; `None` takes the source's, without its quant type.
         folder: Where the variants go; `None` is the store.
         n_threads: Threads; `None` takes the performance cores within the limits.
         allow_requantize: Accept a source that is quantized already.
@@ -45,6 +47,7 @@ class QuantizeOptions:
         dry_run: Plan only, write nothing.
     """
 
+    name: str | None = None
     folder: Path | None = None
     n_threads: int | None = None
     allow_requantize: bool = False
@@ -75,7 +78,8 @@ class VariantReport:
     """What became of one mix.
 
     Attributes:
-        mix: Its name.
+        name: The model's name.
+        mix: The mix's name.
         path: The variant's file; where it would be, after a dry run.
         tensor_bytes: Bytes of its tensors.
         file_bytes: Its size; `None` after a dry run.
@@ -86,6 +90,7 @@ class VariantReport:
         sha256: Its hash; `None` after a dry run.
     """
 
+    name: str
     mix: str
     path: Path
     tensor_bytes: int
@@ -108,7 +113,7 @@ def quantize(
     """Make one variant.
 
     The variant appears under its name only when it is complete and its header agrees with the
-    plan; its sidecar follows. Ctrl-C or a kill at any moment leaves neither.
+    plan; its sidecar follows at once. Ctrl-C or a kill at any moment leaves no half file.
 
     Raises:
         NotFoundError: The source is not there.
@@ -132,25 +137,33 @@ def quantize(
         make_folder(target.parent)
         header_bytes = header.data_offset + len(plan) * header.alignment + _HEADER_SLACK_BYTES
         require_free_disk(target.parent, header_bytes + sum(tensor.n_bytes for tensor in plan))
-        start = time.perf_counter()
+        source_sha256 = _hash_source(source, source.stat().st_mtime_ns)
         with replacing(target) as partial:
-            _run(quantizer, partial, header, mix, progress)
-            quantize_s = time.perf_counter() - start
+            quantize_s = _run(quantizer, partial, header, mix, progress)
             _verify(partial, plan)
             sha256 = hash_file(partial)
+            # An older variant's sidecar must not stand beside the new one, not for a moment.
+            sidecar_path(target).unlink(missing_ok=True)
     report = _report(mix, target, plan, header, quantize_s=quantize_s, sha256=sha256)
-    remember(target, settings.state_dir)
     arguments: dict[str, str | int | bool] = {
         "allow_requantize": options.allow_requantize,
         "threads": n_threads,
     }
-    write_manifest(target, _manifest(report, header, arguments))
+    write_manifest(target, _manifest(report, header, source_sha256, arguments))
+    remember(target, settings.state_dir)
     return report
+
+
+@functools.lru_cache(maxsize=8)
+def _hash_source(source: Path, modified_ns: int) -> str:
+    """Hash a source once for all the variants that are made from it."""
+    del modified_ns
+    return hash_file(source)
 
 
 def target_path(source: Path, mix: Mix, options: QuantizeOptions, settings: Settings) -> Path:
     """Return where a variant goes: a folder of the user's, or the store."""
-    name = model_name(source)
+    name = options.name or model_name(source)
     if options.folder is None:
         return variant_path(settings, name, mix.name)
     return options.folder / f"{name}-{mix.name}.gguf"
@@ -168,7 +181,11 @@ def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{target} exists", "add --overwrite to replace it")
 
 
-def _run(quantizer: Quantizer, target: Path, header: Header, mix: Mix, progress: Progress) -> None:
+def _run(quantizer: Quantizer, target: Path, header: Header, mix: Mix, progress: Progress) -> float:
+    """Write the file and return the seconds it took; ends the quantizer, also after an error.
+
+    The child must be gone before the file is renamed or removed: Windows keeps open files.
+    """
     sizes = {tensor.name: tensor.n_bytes for tensor in header.tensors}
     done = 0
     with progress.task(mix.name, total=header.tensor_bytes, unit="bytes") as task:
@@ -178,7 +195,12 @@ def _run(quantizer: Quantizer, target: Path, header: Header, mix: Mix, progress:
             done += sizes.get(name, 0)
             task.update(done, name)
 
-        quantizer.run(target, advance)
+        start = time.perf_counter()
+        try:
+            quantizer.run(target, advance)
+        finally:
+            quantizer.close()
+        return time.perf_counter() - start
 
 
 def _verify(path: Path, plan: tuple[TensorPlan, ...]) -> None:
@@ -205,6 +227,7 @@ def _report(
 ) -> VariantReport:
     tensor_bytes = sum(tensor.n_bytes for tensor in plan)
     return VariantReport(
+        name=target.stem.removesuffix(f"-{mix.name}"),
         mix=mix.name,
         path=target,
         tensor_bytes=tensor_bytes,
@@ -227,10 +250,13 @@ def _group_fallbacks(plan: tuple[TensorPlan, ...]) -> tuple[Fallbacks, ...]:
 
 
 def _manifest(
-    report: VariantReport, header: Header, arguments: dict[str, str | int | bool]
+    report: VariantReport,
+    header: Header,
+    source_sha256: str,
+    arguments: dict[str, str | int | bool],
 ) -> Manifest:
     return Manifest(
-        name=model_name(header.path),
+        name=report.name,
         variant=report.mix,
         file_bytes=report.file_bytes or 0,
         sha256=report.sha256 or "",
@@ -238,7 +264,7 @@ def _manifest(
         n_fallbacks=report.n_fallbacks,
         architecture=header.architecture,
         license=header.text("general.license"),
-        source=Source(header.path.name, hash_file(header.path)),
+        source=Source(header.path.name, source_sha256),
         arguments=arguments,
         tools={"llmedge": llmedge.__version__, "llama_cpp": library_info().label},
     )

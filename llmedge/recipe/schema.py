@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from llmedge.core.errors import NotFoundError, UsageError
+from llmedge.core.errors import LlmedgeError, NotFoundError, UsageError
 from llmedge.gguf.mixes import find_mix
 
 SCHEMA_VERSION = 1
@@ -48,7 +48,7 @@ class VariantTable(_Table):
     def _is_known(cls, mix: str) -> str:
         try:
             return find_mix(mix).name
-        except UsageError as error:
+        except LlmedgeError as error:
             raise ValueError(f"{error.message}; {error.hint}") from None
 
 

@@ -1,7 +1,7 @@
 """A model's chat template: messages to the prompt it was trained on, in a sandbox.
 
-The template comes with the model and is not trusted: it runs in jinja2's immutable sandbox, cannot
-make large strings, and its output is bounded. The extensions are those that transformers gives to
+The template comes with the model and is not trusted: it runs in a sandbox with a budget, and its
+output is bounded. The extensions are those that transformers gives to
 templates, so that what is rendered is what the model saw.
 
 Source: transformers `utils/chat_template_utils.py` for names and rendering rules.
@@ -11,27 +11,23 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import jinja2
 import jinja2.ext
 import jinja2.nodes
-import jinja2.sandbox
 from jinja2.exceptions import SecurityError
 
 from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
+from llmedge.runtime.template_sandbox import MAX_TEXT, BudgetSandbox
 
 if TYPE_CHECKING:
     from jinja2.parser import Parser
 
     from llmedge.runtime.model import Model
 
-_MAX_OUTPUT_CHARS = 4 << 20
 _MAX_TEMPLATE_CHARS = 1 << 20
-_MAX_REPEAT = 10_000
-# Filters that pad or wrap to any width; no template in use needs them.
-_REMOVED_FILTERS = ("center", "wordwrap", "urlize", "xmlattr", "pprint")
 
 Message = Mapping[str, Any]
 
@@ -57,8 +53,9 @@ class ChatTemplate:
             raise IntegrityError(f"the chat template has {len(source)} characters")
         self.source = source
         self._bos, self._eos = bos, eos
+        self._environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = self._environment.compile_counted(source)
         except (jinja2.TemplateError, RecursionError, SyntaxError, MemoryError) as error:
             raise IntegrityError(
                 f"the model's chat template is broken: {error}",
@@ -101,9 +98,12 @@ class ChatTemplate:
         """
         parts: list[str] = []
         n_chars = 0
+        self._environment.start()
         try:
             for part in self._template.generate(
                 {
+                    "tools": None,
+                    "documents": None,
                     **(variables or {}),
                     "messages": [dict(message) for message in messages],
                     "add_generation_prompt": add_generation_prompt,
@@ -113,10 +113,8 @@ class ChatTemplate:
             ):
                 parts.append(part)
                 n_chars += len(part)
-                if n_chars > _MAX_OUTPUT_CHARS:
-                    raise IntegrityError(
-                        f"the chat template makes more than {_MAX_OUTPUT_CHARS} characters"
-                    )
+                if n_chars > MAX_TEXT:
+                    raise IntegrityError(f"the chat template makes more than {MAX_TEXT} characters")
         except _MessageRefused as error:
             raise UsageError(f"the model's chat template refuses the messages: {error}") from None
         except IntegrityError:
@@ -147,45 +145,14 @@ class _GenerationTag(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """jinja2's sandbox, which also refuses to build large values out of small ones."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        is_repeat = operator == "*" and not (_is_number(left) and _is_number(right))
-        is_format = operator == "%" and isinstance(left, str)
-        if is_format or (is_repeat and _repeats_too_much(left, right)):
-            raise SecurityError(f"`{operator}` would make a large value")
-        if operator == "**" and not (_is_small(left) and _is_small(right)):
-            raise SecurityError("`**` would make a large value")
-        return super().call_binop(context, operator, left, right)
-
-    def call(self, context: Any, target: Any, *args: Any, **kwargs: Any) -> Any:
-        # Padding methods of strings (`ljust`, `zfill` …) are called with a width.
-        if isinstance(getattr(target, "__self__", None), str) and any(
-            isinstance(arg, int) and abs(arg) > _MAX_REPEAT for arg in args
-        ):
-            raise SecurityError("a string method was called with a large number")
-        return super().call(context, target, *args, **kwargs)
-
-
-def _environment() -> _Sandbox:
-    environment = _Sandbox(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        extensions=[_GenerationTag, jinja2.ext.loopcontrols],
-    )
-    for name in _REMOVED_FILTERS:
-        environment.filters.pop(name, None)
+def _environment() -> BudgetSandbox:
+    environment = BudgetSandbox([_GenerationTag, jinja2.ext.loopcontrols])
     # jinja2 annotates these two with the values it ships; any callable may be added.
     filters: dict[str, Any] = environment.filters
     functions: dict[str, Any] = environment.globals
     filters["tojson"] = _to_json
-    filters["indent"] = _indent_filter(filters["indent"])
     functions["raise_exception"] = _refuse
     functions["strftime_now"] = _strftime_now
-    functions.pop("lipsum", None)
     return environment
 
 
@@ -204,31 +171,9 @@ def _to_json(
     )
 
 
-def _indent_filter(original: Callable[..., str]) -> Callable[..., str]:
-    def indent(text: str, width: int | str = 4, *args: Any, **kwargs: Any) -> str:
-        if isinstance(width, int) and width > 64:
-            raise SecurityError("indent was called with a large width")
-        return original(text, width, *args, **kwargs)
-
-    return indent
-
-
 def _refuse(message: object) -> NoReturn:
     raise _MessageRefused(message)
 
 
 def _strftime_now(pattern: str) -> str:
     return datetime.datetime.now().astimezone().strftime(pattern)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _is_small(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) <= 1000
-
-
-def _repeats_too_much(left: Any, right: Any) -> bool:
-    value, n = (left, right) if isinstance(right, int) else (right, left)
-    return not isinstance(n, int) or n * max(1, len(value)) > _MAX_REPEAT

@@ -9,21 +9,25 @@ size and time, so that it happens once.
 from __future__ import annotations
 
 import hashlib
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmedge.core.errors import IntegrityError
+from llmedge.core.errors import IntegrityError, LlmedgeError, UnsupportedError
 from llmedge.gguf.memory import KvCacheOptions, estimate_memory
 from llmedge.gguf.reader import Header, read_header
 from llmedge.host.child import Child, ChildDied, ChildTimedOut, Talk
 from llmedge.runtime.batch import Batch
+from llmedge.runtime.chat_template import ChatTemplate
 from llmedge.runtime.context import Context, ContextOptions, DecodeResult
 from llmedge.runtime.library import library_info
 from llmedge.runtime.model import Model, require_single_file
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_log = logging.getLogger(__name__)
 
 _TRIAL_TEXT = "Hello, नमस्ते, வணக்கம் 123 🙂\n"
 _TRIAL_CTX = 256
@@ -57,8 +61,11 @@ def ensure_loads(path: Path, state_dir: Path) -> Header:
 def remember(path: Path, state_dir: Path) -> None:
     """Remember that a file loads; for files that llmedge wrote itself, too."""
     mark = _mark(path, state_dir)
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError as error:  # a read-only home: the trial runs again next time
+        _log.debug("not remembered: %s", error)
 
 
 def _mark(path: Path, state_dir: Path) -> Path:
@@ -92,6 +99,7 @@ def _try_load(talk: Talk, path: Path) -> None:
     with Model.load(path) as model:
         tokens = model.vocab.tokenize(_TRIAL_TEXT, add_special=True)[:_TRIAL_CTX] or [0]
         model.vocab.detokenize(tokens, special=True)
+        _try_template(model)
         if not model.can_generate:
             return
         _check_context_size(model.header)
@@ -108,13 +116,21 @@ def _try_load(talk: Talk, path: Path) -> None:
                 )
 
 
+def _try_template(model: Model) -> None:
+    """Render the chat template once, where it can do no harm; whether it is needed is not known."""
+    try:
+        ChatTemplate.of_model(model).render([{"role": "user", "content": _TRIAL_TEXT}])
+    except UnsupportedError:
+        return  # there is none
+    except LlmedgeError as error:
+        _log.debug("the chat template fails: %s", error)
+
+
 def _check_context_size(header: Header) -> None:
     """Refuse hyperparameters that ask for a kv cache out of all proportion to the weights."""
     try:
         memory = estimate_memory(header, KvCacheOptions(n_ctx=_TRIAL_CTX))
-    except IntegrityError:
-        raise
-    except Exception:  # noqa: BLE001 - an architecture that is not modelled is not suspect
+    except UnsupportedError:  # an architecture that is not modelled is not suspect
         return
     if memory.kv_cache_bytes > 64 * header.file_bytes:
         raise IntegrityError(

@@ -185,7 +185,9 @@ class TextGenerator:
         limit = min(len(self._cached), len(prompt) - 1)
         while n_same < limit and self._cached[n_same] == prompt[n_same]:
             n_same += 1
-        if n_same == len(self._cached):
+        # An interrupt between a decode and its note here leaves the cache one step ahead of it, so
+        # the cache itself is asked.
+        if n_same == len(self._cached) == self._context.next_position():
             return n_same
         can_cut = self._context.model.can_rewind and self._context.remove(0, n_same)
         if not can_cut:

@@ -15,6 +15,11 @@ class ClosedHandleError(RuntimeError):
     """Something was used after it was closed: a bug in the caller."""
 
 
+def _free(free: Callable[[Any], None], pointer: Any, owner: Handle | None) -> None:
+    del owner
+    free(pointer)
+
+
 class Handle:
     """Owns a pointer and frees it when closed.
 
@@ -33,8 +38,8 @@ class Handle:
         self._pointer = pointer
         self._lock = threading.RLock()
         self._dependents: weakref.WeakSet[Handle] = weakref.WeakSet()
-        self._finalizer = weakref.finalize(self, free, pointer)
-        self._owner = owner  # also keeps the owner from being collected first
+        # The finalizer holds the owner: it cannot be freed first, not even in a cycle of garbage.
+        self._finalizer = weakref.finalize(self, _free, free, pointer, owner)
         if owner is not None:
             owner._dependents.add(self)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("llmedge.llama_cpp")
 _listeners: list[Callable[[int, str], None]] = []
 _keep_alive: list[object] = []
+_kept: list[BaseException] = []
 
 WHEEL_INDEX = "https://abetlen.github.io/llama-cpp-python/whl/cpu"
 LEVEL_WARNING, LEVEL_ERROR = 3, 4
@@ -118,7 +119,10 @@ def log_listener(listener: Callable[[int, str], None]) -> Generator[None]:
 
 @contextlib.contextmanager
 def collected_errors() -> Generator[list[str]]:
-    """Collect the lines that llama.cpp logs as errors, for an error of ours to quote."""
+    """Collect the lines that llama.cpp logs as errors, for an error of ours to quote.
+
+    What a callback raised meanwhile is raised at the end.
+    """
     lines: list[str] = []
 
     def listen(level: int, text: str) -> None:
@@ -127,8 +131,30 @@ def collected_errors() -> Generator[list[str]]:
 
     with log_listener(listen):
         yield lines
+    if _kept:
+        error = _kept[0]
+        _kept.clear()
+        raise error
 
 
+def keep_exception(callback: Callable[..., None]) -> Callable[..., None]:
+    """Let a callback that llama.cpp calls keep what it raises, Ctrl-C above all, for later.
+
+    An exception cannot pass through C: ctypes would print and forget it. `collected_errors` raises
+    it once the native call has returned.
+    """
+
+    @functools.wraps(callback)
+    def guarded(*args: Any) -> None:
+        try:
+            callback(*args)
+        except BaseException as error:  # noqa: BLE001 - raised again by `collected_errors`
+            _kept.append(error)
+
+    return guarded
+
+
+@keep_exception
 def _on_log(level: int, text: bytes, _: int | None) -> None:
     message = text.decode("utf-8", "replace")
     for listener in tuple(_listeners):

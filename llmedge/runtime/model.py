@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
 from llmedge.gguf.reader import Header, read_header
 from llmedge.runtime.handle import Handle
-from llmedge.runtime.library import collected_errors, library
+from llmedge.runtime.library import collected_errors, keep_exception, library
 from llmedge.runtime.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -91,19 +91,24 @@ class Model(Handle):
         params.use_extra_bufts = chosen.repack
         params.vocab_only = chosen.vocab_only
         params.check_tensors = chosen.check_tensors
-        stopped = False
+        goes_on = True
+
+        @keep_exception
+        def ask(share: float) -> None:
+            nonlocal goes_on
+            goes_on = False  # unless the answer comes without an exception
+            goes_on = on_progress is None or on_progress(share)
 
         def report(share: float, _: int | None) -> bool:
-            nonlocal stopped
-            stopped = on_progress is not None and not on_progress(share)
-            return not stopped
+            ask(share)
+            return goes_on
 
         callback = lib.llama_progress_callback(report)
         params.progress_callback = callback
         with collected_errors() as errors:
             pointer = lib.llama_model_load_from_file(native_path(path), params)
         if not pointer:
-            if stopped:
+            if not goes_on:
                 raise UsageError(f"loading {path} was stopped")
             raise load_error(path, errors)
         return cls(pointer, header)

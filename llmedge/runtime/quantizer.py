@@ -92,7 +92,7 @@ class Quantizer:
         talk = self._messages()
         targets, wanted = next(talk)
         tensors = self._header.tensors
-        if len(targets) != len(tensors):
+        if set(targets) != {tensor.name for tensor in tensors}:
             raise IntegrityError(
                 f"llama.cpp planned {len(targets)} of {len(tensors)} tensors of {self._header.path}"
             )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import codecs
 import ctypes
+import weakref
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import EngineError
+from llmedge.runtime.handle import ClosedHandleError
 from llmedge.runtime.library import library
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ class Vocab:
     """
 
     def __init__(self, model: Handle) -> None:
-        self._model = model
+        self._model = weakref.ref(model)
         self._pointer = library().llama_model_get_vocab(model.pointer)
         self._buffer = ctypes.create_string_buffer(_FIRST_PIECE_BYTES)
 
@@ -119,7 +121,9 @@ class Vocab:
         return bool(tokens) and tokens[0] == self.bos
 
     def _live(self) -> object:
-        _ = self._model.pointer  # raises when the model is closed
+        model = self._model()
+        if model is None or model.is_closed:
+            raise ClosedHandleError("the vocabulary's model is closed")
         return self._pointer
 
 

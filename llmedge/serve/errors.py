@@ -60,7 +60,9 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     message = f"{request.method} {request.url.path}: {HTTPStatus(error.status_code).phrase}"
-    return _response(error.status_code, _payload(message, "invalid_request_error", None))
+    response = _response(error.status_code, _payload(message, "invalid_request_error", None))
+    response.headers.update(error.headers or {})
+    return response
 
 
 async def on_client_left(request: Request, error: Exception) -> Response:

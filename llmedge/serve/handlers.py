@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from llmedge.runtime.generation import GenerationReport
 
 _MAX_BODY_BYTES = 4 << 20
+_SAFE_NAME = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
 
 Chunk: TypeAlias = "schema.ChatChunk | schema.TextCompletion"
 
@@ -84,14 +86,14 @@ class Handlers:
         answer: _Answer,
         ignored: list[str],
     ) -> Response:
-        headers = {"X-Llmedge-Ignored": ", ".join(ignored)[:512]} if ignored else {}
+        headers = _ignored_header(ignored)
         events = self._engine.generate(generation)
         if not body.stream:
             text, report = await unless_client_leaves(request, _collect(events))
             return _json(answer.whole(text, report), headers=headers)
         # A request that cannot be answered gets its status before the stream begins.
         await unless_client_leaves(request, _expect_start(events))
-        with_usage = body.stream_options is not None and body.stream_options.include_usage
+        with_usage = bool(body.stream_options and body.stream_options.include_usage)
         return EventStream(_stream(events, answer, with_usage=with_usage), headers)
 
     def _card(self) -> schema.ModelCard:
@@ -191,6 +193,13 @@ class _TextAnswer(_Answer):
 
     def _chunk(self, choices: list[schema.TextChoice]) -> schema.TextCompletion:
         return schema.TextCompletion(**self._common, choices=choices, object="text_completion")
+
+
+def _ignored_header(names: list[str]) -> dict[str, str]:
+    # The names are the client's: only what is safe in a header goes there.
+    safe = [name for name in names if _SAFE_NAME.fullmatch(name)]
+    rest = [f"{len(names) - len(safe)} more"] if len(safe) < len(names) else []
+    return {"X-Llmedge-Ignored": ", ".join(safe[:32] + rest)} if names else {}
 
 
 async def _read_body(request: Request) -> bytes:

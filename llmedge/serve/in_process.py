@@ -44,6 +44,8 @@ class InProcessEngine:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._lock = threading.Lock()
         self._current: _Job | None = None
+        self._jobs: set[_Job] = set()
+        self._is_closing = False
         self._is_healthy = True
         model = context.model
         self.info = ModelInfo(
@@ -59,14 +61,16 @@ class InProcessEngine:
     @property
     def is_healthy(self) -> bool:
         """Whether the last computation did not fail and the engine is open."""
-        return self._is_healthy and not self._context.is_closed
+        return self._is_healthy and not self._is_closing
 
     async def generate(self, request: Generation) -> AsyncIterator[Event]:
         """Run a request; see `Engine.generate`."""
-        if self._context.is_closed:
-            raise EngineError("the engine is closed")
         job = _Job(request, asyncio.get_running_loop())
-        self._thread.submit(self._run, job)
+        with self._lock:
+            if self._is_closing:
+                raise EngineError("the engine is closed")
+            self._jobs.add(job)
+            self._thread.submit(self._run, job)
         try:
             while (word := await job.words.get()) is not None:
                 if isinstance(word, BaseException):
@@ -78,13 +82,15 @@ class InProcessEngine:
             self._cancel(job)
 
     def close(self) -> None:
-        """Stop what runs, drop what waits and free the model; twice is harmless."""
-        if self._context.is_closed:
-            return
+        """Stop what runs and what waits with an error, and free the model; twice is harmless."""
         with self._lock:
-            current = self._current
-        if current is not None:
-            self._cancel(current)
+            if self._is_closing:
+                return
+            self._is_closing = True
+            jobs = list(self._jobs)
+        for job in jobs:
+            job.say(EngineError("the engine was closed"))
+            self._cancel(job)
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._generator.close()
         self._context.model.close()
@@ -92,6 +98,7 @@ class InProcessEngine:
     def _cancel(self, job: _Job) -> None:
         job.is_cancelled.set()
         with self._lock:
+            self._jobs.discard(job)
             if self._current is job:
                 self._context.abort()
 
@@ -127,8 +134,10 @@ class InProcessEngine:
                 if job.is_cancelled.is_set():
                     return
         self._is_healthy = True
-        if self._generator.report is not None:
-            job.say(Finished(self._generator.report))
+        report = self._generator.report
+        # What was cut off is no answer; whoever cut it off is not waiting for one.
+        if report is not None and report.finish_reason != "cancelled":
+            job.say(Finished(report))
 
     def _tokenize(self, request: Generation) -> list[int]:
         model = self._context.model

@@ -108,15 +108,15 @@ def text_generation(request: CompletionRequest) -> Generation:
 
 
 def _options(request: SamplingFields, max_tokens: int | None) -> GenerationOptions:
-    if request.n != 1:
+    if request.n not in (None, 1):
         raise UnsupportedError(f"n = {request.n} is not supported, only 1")
     if request.logit_bias:
         raise UnsupportedError("logit_bias is not supported")
     if max_tokens is not None and max_tokens < 1:
         raise UsageError(f"max_tokens is {max_tokens}, not at least 1")
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
-    if len(stops) > _MAX_STOPS:
-        raise UsageError(f"stop has {len(stops)} texts, not at most {_MAX_STOPS}")
+    if len(stops) > _MAX_STOPS or not all(stops):
+        raise UsageError(f"stop must have at most {_MAX_STOPS} texts, and none of them empty")
     return GenerationOptions(
         max_tokens=max_tokens,
         stop=tuple(stops),
@@ -150,6 +150,8 @@ def _role(message: ChatMessage) -> str:
 
 def _text(message: ChatMessage) -> str:
     content = message.content
+    if message.tool_calls:
+        raise UnsupportedError("tool calls in messages are not supported")
     if content is None:
         return ""
     if isinstance(content, str):

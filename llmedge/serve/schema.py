@@ -37,12 +37,14 @@ class ChatMessage(msgspec.Struct):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart | ImagePart | AudioPart] | None = None
     name: str | None = None
+    tool_calls: Any = None
+    tool_call_id: str | None = None
 
 
 class StreamOptions(msgspec.Struct):
     """Options of a streamed answer."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
@@ -59,9 +61,9 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     presence_penalty: float | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: int = 1
+    n: int | None = None
     user: str | None = None
     logit_bias: Any = None
 
@@ -83,7 +85,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
 
     prompt: str | list[Any]
     logprobs: int | None = None
-    echo: bool = False
+    echo: bool | None = None
     suffix: str | None = None
     best_of: int | None = None
 

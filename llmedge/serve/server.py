@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _GRACE_S = 5
 _START_TIMEOUT_S = 30.0
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +53,10 @@ def open_engine(path: Path, options: ServeOptions, settings: Settings) -> InProc
     """Load a model to be served.
 
     Raises:
-        UnsupportedError: The model cannot generate text, or several slots were asked for.
+        UnsupportedError: The model cannot generate text.
         IntegrityError: The file is damaged.
         ResourceError: The memory is not there.
     """
-    if options.context.n_seq_max != 1:
-        raise UnsupportedError(
-            f"{options.context.n_seq_max} slots are not possible yet; requests wait for each other",
-            "leave --slots at 1",
-        )
     ensure_loads(path, settings.state_dir)
     model = Model.load(path, options.model)
     try:
@@ -119,7 +113,7 @@ def background_server(engine: Engine, options: ServeOptions) -> Generator[str]:
 def _server(engine: Engine, options: ServeOptions) -> uvicorn.Server:
     import uvicorn
 
-    allowed = LOOPBACK_HOSTS if options.host in _LOOPBACK else ("*",)
+    allowed = LOOPBACK_HOSTS if options.host in LOOPBACK_HOSTS else ("*",)
     fingerprint = f"llmedge-{llmedge.__version__}-{library_info().commit}"
     app = build_app(engine, fingerprint=fingerprint, allowed_hosts=allowed)
     config = uvicorn.Config(

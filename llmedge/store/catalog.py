@@ -106,7 +106,7 @@ def find_all(settings: Settings, reference: Reference) -> list[Entry]:
     if isinstance(reference, HubReference):
         named = [entry for entry in entries if _is_from(entry, reference)]
     else:
-        named = [entry for entry in entries if entry.name == reference.name]
+        named = [entry for entry in entries if entry.name.lower() == reference.name]
     if not named:
         raise NotFoundError(f"no model {reference} in the store", _suggestion(entries, reference))
     found = [entry for entry in named if reference.variant in (None, entry.variant)]
@@ -136,8 +136,9 @@ def remove(entry: Entry) -> int:
 
 def model_id(settings: Settings, path: Path) -> str:
     """Return a model's id on the endpoint: its store reference or file stem, never a path."""
+    absolute = path.resolve()
     for entry in list_entries(settings):
-        if entry.path == path:
+        if entry.path.resolve() == absolute:
             return entry.reference
     return path.stem
 

@@ -77,7 +77,7 @@ def parse_reference(text: str) -> Reference:
     """
     if text and len(text) <= _MAX_CHARS:
         if _is_path(text):
-            return FileReference(Path(text).expanduser())
+            return FileReference(_expand(text))
         if match := _NAME.fullmatch(text):
             return NameReference(match["name"].lower(), _upper(match["variant"]))
         if match := _HUB.fullmatch(text):
@@ -99,6 +99,13 @@ def model_name(path: Path) -> str:
     stem = quant.sub("", path.name.removesuffix(".gguf"))
     name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
     return name or "model"
+
+
+def _expand(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{text!r} begins with the home of nobody known here") from None
 
 
 def _is_path(text: str) -> bool:

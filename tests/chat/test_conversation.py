@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from llmedge.chat.conversation import HELP, Conversation, converse, open_context
-from llmedge.core.errors import InterruptedByUser, UnsupportedError
+from llmedge.core.errors import InterruptedByUser, Terminated, UnsupportedError
 from llmedge.core.settings import Settings
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.generation import GenerationOptions
@@ -118,6 +118,18 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(conversation: Conversat
     assert terminal.notes == ["(stopped)"]
     assert conversation._turns[-1]["role"] == "assistant"
     assert conversation._turns[-1]["content"].strip() in terminal.written
+
+
+def test_a_kill_ends_the_conversation(conversation: Conversation):
+    class Killed(FakeTerminal):
+        def write(self, text: str) -> None:
+            super().write(text)
+            if not self.notes and len(self.written) > 10:
+                self.notes.append("killed")
+                raise Terminated("stopped by SIGTERM")
+
+    with pytest.raises(Terminated):
+        converse(conversation, Killed(["Tell me a story.", "Another."]))
 
 
 def test_a_model_without_a_template_cannot_chat(tmp_path: Path, settings: Settings):

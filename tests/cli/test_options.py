@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from llmedge.cli.options import RunFlags, SamplingFlags, ShowFlags, grouped, model_path
-from llmedge.core.errors import NotFoundError, UsageError
+from llmedge.core.errors import NotFoundError, UnsupportedError, UsageError
 from llmedge.runtime.context import ContextOptions
 from llmedge.runtime.model import ModelOptions
 from llmedge.runtime.sampler import SamplingOptions
@@ -28,15 +28,22 @@ def test_a_group_becomes_one_option_a_field():
     parameters = inspect.signature(command).parameters
     assert list(parameters) == ["name", "size", "loud"]
     assert parameters["size"].default == 3
-    assert get_type_hints(command, include_extras=True)["size"] == Annotated[int, typer.Option()]
+    assert get_type_hints(command)["size"] is int
     assert command(name="x", size=5, loud=True) == ("x", Flags(5, loud=True))
     assert command.__doc__ == "Say it."
 
 
 def test_the_running_options_defaults_are_the_runtimes():
-    context = RunFlags().context_options(None)
-    assert context == ContextOptions()
+    assert RunFlags().context_options(None) == ContextOptions()
+    assert RunFlags().context_options(None, default_ctx=512).n_ctx == 512
+    assert RunFlags(ctx=0).context_options(None, default_ctx=512).n_ctx == 0
+    assert RunFlags(ctx=99, batch=7).context_options(None, default_ctx=512).n_ctx == 99
     assert RunFlags().model_options() == ModelOptions()
+
+
+def test_several_slots_are_refused_wherever_a_model_runs():
+    with pytest.raises(UnsupportedError, match="4 slots"):
+        RunFlags(slots=4).context_options(None)
 
 
 def test_threads_come_from_the_flag_and_then_from_the_settings():

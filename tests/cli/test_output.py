@@ -79,6 +79,24 @@ def test_a_table_in_a_pipe_is_plain_and_not_cut(capsys):
     assert "\x1b" not in out
 
 
+def test_a_very_wide_table_is_not_cut_either(capsys):
+    wide = Table(("a", "b"), [("x" * 400, "y" * 400)])
+    show_results("bench", RESULTS, wide, "table")
+    assert "x" * 400 + "  " + "y" * 400 in capsys.readouterr().out
+
+
+def test_control_characters_do_not_reach_the_terminal(capsys):
+    show_results("bench", RESULTS, Table(("a",), [("\x1b[31mred\x07",)]), "table")
+    show_error(NotFoundError("no \x1b]0;x\x07", "a\x1b"), as_json=False)
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+    assert "red" in captured.out
+
+
+def test_numbers_that_json_has_no_word_for_are_null():
+    assert to_plain([float("nan"), float("inf"), 1.0]) == [None, None, 1.0]
+
+
 def test_a_cell_is_text_and_no_markup(capsys):
     show_results("bench", [], Table(("a",), [("[bold]x[/bold]",)]), "table")
     assert "[bold]x[/bold]" in capsys.readouterr().out

@@ -17,6 +17,7 @@ CODES = {
     errors.UntrustworthyError: 8,
     errors.NetworkError: 9,
     errors.InterruptedByUser: 130,
+    errors.Terminated: 130,
 }
 
 

@@ -59,6 +59,12 @@ def test_an_unknown_config_key_is_refused_with_the_file(tmp_path: Path):
     assert "LLMEDGE_HOME" in caught.value.hint
 
 
+@pytest.mark.parametrize("config", ["[home]\nx = 1", "home = [1]", "threads = 1.5"])
+def test_a_config_value_of_a_wrong_type_is_refused(tmp_path: Path, config: str):
+    with pytest.raises(UsageError, match="neither a text nor a number"):
+        load(tmp_path, config)
+
+
 @pytest.mark.parametrize("config", ["home = ", "\x00", "threads 3"])
 def test_a_broken_config_file_is_refused(tmp_path: Path, config: str):
     with pytest.raises(UsageError, match="not valid TOML"):

@@ -9,10 +9,11 @@ from llmedge.evaluate.report import EvaluateOptions, evaluate
 from llmedge.gguf.mixes import find_mix
 from llmedge.measure.corpus import file_corpus, shipped_corpus
 from llmedge.quantize.execute import QuantizeOptions, quantize
+from llmedge.runtime.context import ContextOptions
 from llmedge.store.records import read_records
 from tests.fakes import RecordingProgress
 
-ENGLISH = EvaluateOptions((shipped_corpus("en"),), n_ctx=128, max_chunks=2)
+ENGLISH = EvaluateOptions((shipped_corpus("en"),), context=ContextOptions(n_ctx=128), max_chunks=2)
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_real_variant_is_compared_language_by_language(
     smollm2: Path, smollm2_q4_0: Path, settings: Settings
 ):
     corpora = (shipped_corpus("en"), shipped_corpus("hi"))
-    options = EvaluateOptions(corpora, n_ctx=128, max_chunks=3)
+    options = EvaluateOptions(corpora, context=ContextOptions(n_ctx=128), max_chunks=3)
     progress = RecordingProgress()
     results = evaluate([smollm2_q4_0], smollm2, options, settings, progress)
     assert [result.text for result in results] == ["en", "hi"]
@@ -81,7 +82,7 @@ def test_other_vocabularies_cannot_be_compared(smollm2: Path, tiny_model: Path, 
 
 def test_chunks_that_are_too_short_are_refused(smollm2: Path, settings: Settings):
     with pytest.raises(UsageError, match="too short"):
-        options = EvaluateOptions((shipped_corpus("en"),), n_ctx=32)
+        options = EvaluateOptions((shipped_corpus("en"),), context=ContextOptions(n_ctx=32))
         evaluate([smollm2], smollm2, options, settings, RecordingProgress())
 
 
@@ -99,3 +100,22 @@ def test_a_damaged_variant_is_refused_before_anything_runs(
     tiny_copy.write_bytes(tiny_copy.read_bytes()[:-10])
     with pytest.raises(IntegrityError):
         evaluate([tiny_copy], smollm2, ENGLISH, settings, RecordingProgress())
+
+
+def test_two_texts_with_the_same_name_are_told_apart(
+    smollm2: Path, smollm2_q4_0: Path, settings: Settings, tmp_path: Path
+):
+    corpora = []
+    for folder, words in (("a", "one two three four five "), ("b", "the cat sat on the mat. ")):
+        path = tmp_path / folder / "t.txt"
+        path.parent.mkdir()
+        path.write_text(words * 60, encoding="utf-8")
+        corpora.append(file_corpus(path))
+    options = EvaluateOptions(tuple(corpora), context=ContextOptions(n_ctx=128), max_chunks=1)
+    together = evaluate([smollm2_q4_0], smollm2, options, settings, RecordingProgress())
+    assert len(together) == 2
+    assert together[0].divergence.perplexity != together[1].divergence.perplexity
+
+
+def test_a_variant_given_twice_is_measured_once(smollm2: Path, settings: Settings):
+    assert len(evaluate([smollm2, smollm2], smollm2, ENGLISH, settings, RecordingProgress())) == 1

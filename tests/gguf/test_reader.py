@@ -138,7 +138,8 @@ def test_counts_that_cannot_fit_are_refused_at_once(tmp_path: Path, n_tensors: i
 
 WRONG_KV = {
     "a key that is doubled": [ARCHITECTURE, ARCHITECTURE],
-    "is empty": [ARCHITECTURE, kv_u32("", 1)],
+    "the metadata key '' is empty": [ARCHITECTURE, kv_u32("", 1)],
+    "the metadata key '\\x1b[0m'": [ARCHITECTURE, kv_u32("\x1b[0m", 1)],
     "unknown type 99": [ARCHITECTURE, files.string("x") + struct.pack("<I", 99) + bytes(8)],
     "unsupported type 9": [ARCHITECTURE, kv_array("x", 9, 1, bytes(24))],
     "unsupported type 77": [ARCHITECTURE, kv_array("x", 77, 1, bytes(24))],
@@ -179,6 +180,9 @@ WRONG_TENSORS = {
     "same name": [ONE, tensor_info("a", [32], F32, 128)],
     "truncated: tensor b ends": [ONE, tensor_info("b", [1 << 20], F32, 128)],
     "a tensor's name is 64 bytes long": [tensor_info("n" * 64, [32], F32, 0)],
+    "the tensor name 'a\\x00b'": [tensor_info("a\0b", [32], F32, 0)],
+    "the tensor name 'a '": [tensor_info("a ", [32], F32, 0)],
+    "the tensor name ''": [tensor_info("", [32], F32, 0)],
     "a tensor's name is not UTF-8": [tensor_info(b"\xff", [32], F32, 0)],
 }
 

@@ -22,7 +22,7 @@ def test_version_2_gives_the_least_limit_on_the_way_up(tmp_path: Path):
     write(tmp_path, "sys/fs/cgroup/user.slice/app/memory.max", "max\n")
     write(tmp_path, "sys/fs/cgroup/user.slice/app/cpu.max", "150000 100000\n")
     write(tmp_path, "sys/fs/cgroup/user.slice/cpu.max", "max 100000\n")
-    assert read_limits(tmp_path) == CgroupLimits(2 << 30, 1000, 1.5)
+    assert read_limits(tmp_path) == CgroupLimits(2 << 30, (2 << 30) - 1000, 1.5)
 
 
 def test_version_1_reads_its_own_names(tmp_path: Path):
@@ -31,7 +31,31 @@ def test_version_1_reads_its_own_names(tmp_path: Path):
     write(tmp_path, "sys/fs/cgroup/memory/docker/x/memory.usage_in_bytes", "4096\n")
     write(tmp_path, "sys/fs/cgroup/cpu,cpuacct/docker/x/cpu.cfs_quota_us", "50000\n")
     write(tmp_path, "sys/fs/cgroup/cpu,cpuacct/docker/x/cpu.cfs_period_us", "100000\n")
-    assert read_limits(tmp_path) == CgroupLimits(512 << 20, 4096, 0.5)
+    assert read_limits(tmp_path) == CgroupLimits(512 << 20, (512 << 20) - 4096, 0.5)
+
+
+def test_file_pages_that_nobody_used_lately_are_room(tmp_path: Path):
+    write(tmp_path, "proc/self/cgroup", "0::/\n")
+    write(tmp_path, "sys/fs/cgroup/memory.max", "1000\n")
+    write(tmp_path, "sys/fs/cgroup/memory.current", "1000\n")
+    write(tmp_path, "sys/fs/cgroup/memory.stat", "anon 200\ninactive_file 700\nactive_file 100\n")
+    assert read_limits(tmp_path).memory_room_bytes == 700
+    write(tmp_path, "proc/self/cgroup", "4:memory:/\n")
+    write(tmp_path, "sys/fs/cgroup/memory/memory.limit_in_bytes", "5000\n")
+    write(tmp_path, "sys/fs/cgroup/memory/memory.usage_in_bytes", "4000\n")
+    stat = "inactive_file 1\ntotal_inactive_file 3000\n"
+    write(tmp_path, "sys/fs/cgroup/memory/memory.stat", stat)
+    assert read_limits(tmp_path).memory_room_bytes == 4000
+
+
+def test_the_room_is_that_of_the_tightest_group_and_not_of_the_smallest(tmp_path: Path):
+    write(tmp_path, "proc/self/cgroup", "0::/a/b\n")
+    write(tmp_path, "sys/fs/cgroup/a/memory.max", "2000\n")
+    write(tmp_path, "sys/fs/cgroup/a/memory.current", "1900\n")
+    write(tmp_path, "sys/fs/cgroup/a/b/memory.max", "1000\n")
+    write(tmp_path, "sys/fs/cgroup/a/b/memory.current", "500\n")
+    limits = read_limits(tmp_path)
+    assert (limits.memory_bytes, limits.memory_room_bytes) == (1000, 100)
 
 
 def test_version_1_writes_no_limit_as_a_huge_number(tmp_path: Path):

@@ -44,6 +44,14 @@ def test_only_the_fast_cores_of_a_phone_are_used(machine):
     assert (cpu.n_physical, cpu.n_performance, cpu.default_threads) == (8, 4, 4)
 
 
+def test_a_hybrid_intels_fast_cores_are_those_that_the_kernel_names(machine, tmp_path: Path):
+    (tmp_path / "sys/devices/cpu_core").mkdir(parents=True)
+    (tmp_path / "sys/devices/cpu_core/cpus").write_text("0-3,8\n", encoding="ascii")
+    pairs = [(0, n // 2, 5100) for n in range(4)]
+    cpu = machine(*pairs, *[(0, n, 3900) for n in range(4, 8)])
+    assert (cpu.n_logical, cpu.n_physical, cpu.n_performance) == (8, 6, 2)
+
+
 def test_clusters_tell_cores_with_the_same_number_apart(machine):
     cpu = machine((0, 0, 500), (0, 0, 1024), cluster=True)
     assert cpu.n_physical == 2

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from llmedge.host.sensors import read_energy_j, read_power, read_temperature
+from llmedge.host.sensors import energy_between, read_energy_j, read_power, read_temperature
 
 
 def test_the_hottest_sensor_counts(monkeypatch: pytest.MonkeyPatch):
@@ -43,3 +43,10 @@ def test_energy_is_the_sum_of_the_packages_in_joules(tmp_path: Path):
 def test_an_energy_counter_that_may_not_be_read_is_no_energy(tmp_path: Path):
     (tmp_path / "sys/class/powercap/intel-rapl:0").mkdir(parents=True)
     assert read_energy_j(tmp_path) is None
+
+
+def test_a_counter_that_wrapped_or_was_not_read_is_no_energy():
+    assert energy_between(10.0, 12.5) == 2.5
+    assert energy_between(12.5, 10.0) is None
+    assert energy_between(None, 1.0) is None
+    assert energy_between(1.0, None) is None

@@ -10,6 +10,7 @@ import pytest
 
 from llmedge.core.errors import (
     IntegrityError,
+    InterruptedByUser,
     NotFoundError,
     ResourceError,
     UnsupportedError,
@@ -18,6 +19,7 @@ from llmedge.core.errors import (
 from llmedge.core.settings import Settings
 from llmedge.gguf.mixes import find_mix
 from llmedge.gguf.reader import read_header
+from llmedge.quantize import execute
 from llmedge.quantize.execute import QuantizeOptions, VariantReport, quantize
 from llmedge.runtime.quantizer import Quantizer
 from llmedge.store.manifest import hash_file, read_manifest
@@ -95,6 +97,25 @@ def test_a_dry_run_writes_nothing_and_is_exact(run, tiny_model: Path, tmp_path: 
         real.bits_per_weight,
         real.fallbacks,
     )
+
+
+def test_a_variant_may_have_a_name_of_its_own(run, tiny_model: Path, home: Path):
+    report = run(tiny_model, folder=None, name="other")
+    assert report.path == home / "models" / "other" / "other-Q4_0.gguf"
+    manifest = read_manifest(report.path)
+    assert (report.name, manifest.name if manifest else None) == ("other", "other")
+
+
+def test_an_old_sidecar_never_stands_beside_a_new_variant(run, tiny_model: Path, monkeypatch):
+    first = run(tiny_model)
+
+    def interrupt(*_: object) -> None:
+        raise InterruptedByUser("stopped")
+
+    monkeypatch.setattr(execute, "write_manifest", interrupt)
+    with pytest.raises(InterruptedByUser):
+        run(tiny_model, overwrite=True)
+    assert read_manifest(first.path) is None
 
 
 def test_progress_counts_the_sources_bytes_up_to_the_end(settings: Settings, tiny_model, tmp_path):

@@ -123,6 +123,18 @@ HOSTILE = {
     "a call that is no function": "{{ messages() }}",
     "an undefined name's attribute": "{{ nothing.at.all }}",
     "a number that is no text": "{{ 1 + 'a' }}",
+    "text doubled in a loop": "{% set n = namespace(s='aaaaaaaa') %}{% for i in range(40) %}{% set n.s = n.s + n.s %}{% endfor %}",
+    "text joined in a loop": "{% set n = namespace(s='aaaaaaaa') %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "a wide format": "{{ '{:>300000000}'.format('a') }}",
+    "a width from an argument": "{{ '{:{}}'.format('a', 300000000) }}",
+    "a wide format filter": "{{ '%400000000d' | format(1) }}",
+    "a width by a star": "{{ '%*d' % (400000000, 1) }}",
+    "letters replaced by long texts": "{{ ('a' * 9999) | replace('a', 'b' * 9999) }}",
+    "letters replaced by a method": "{{ ('a' * 9999).replace('a', 'b' * 9999) }}",
+    "a long separator": "{{ ['a'] * 9999 | length }}{{ (['a'] * 9999) | join('b' * 9999) }}",
+    "a long separator, by a method": "{{ ('b' * 9999).join(['a'] * 9999) }}",
+    "loops in loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}",
+    "a recursion that doubles": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
     "no recursion's end": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
 }
 
@@ -135,6 +147,31 @@ def test_a_hostile_template_ends_in_an_error_of_ours_or_in_nothing(what: str):
     except LlmedgeError as error:
         assert error.message
     assert time.monotonic() - start < 5
+
+
+def test_an_honest_template_is_far_from_the_budget():
+    turns = [
+        {"role": "user", "content": "x" * 2000},
+        {"role": "assistant", "content": "y" * 2000},
+    ] * 200
+    source = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>' ~ m.content | trim }}"
+        "{% for word in m.content.split(' ') %}{{ word }}{% endfor %}"
+        "{{ loop.index }}{{ loop.last }}{{ loop.length }}{% endfor %}"
+    )
+    assert render(source, turns).count("<|user|>") == 200
+    assert render("{% for k, v in messages[0].items() %}{{ loop.last }}{{ k }}{% endfor %}") == (
+        "FalseroleTruecontent"
+    )
+
+
+def test_what_is_passed_to_every_template_is_none_and_not_missing():
+    assert render("{{ tools is none }}{{ documents is none }}") == "TrueTrue"
+
+
+def test_each_rendering_has_a_budget_of_its_own():
+    template = ChatTemplate("{% for i in range(60000) %}{% endfor %}done")
+    assert [template.render(HELLO) for _ in range(5)] == ["done"] * 5
 
 
 def test_small_arithmetic_is_allowed():

@@ -51,6 +51,13 @@ def test_what_llmedge_wrote_itself_is_not_tried(tiny_copy: Path, state: Path, tr
     assert trials == []
 
 
+def test_a_home_that_cannot_be_written_only_forgets(tiny_copy: Path, tmp_path: Path, trials):
+    (tmp_path / "file").touch()
+    for _ in range(2):
+        ensure_loads(tiny_copy, tmp_path / "file" / "state")
+    assert len(trials) == 2
+
+
 def test_a_damaged_header_never_reaches_llama_cpp(tiny_copy: Path, state: Path, trials: list[Path]):
     tiny_copy.write_bytes(tiny_copy.read_bytes()[:1000])
     with pytest.raises(IntegrityError, match="is damaged"):

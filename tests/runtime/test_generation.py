@@ -154,6 +154,18 @@ def test_closing_the_iterator_ends_the_work_and_keeps_the_cache_right(
     assert run(generator, prompt) == expected
 
 
+def test_an_interrupt_between_a_decode_and_its_note_breaks_nothing(
+    generator: TextGenerator, context: Context
+):
+    prompt = ask(context, "What is the capital of India?")
+    expected = run(generator, prompt)
+    list(generator.generate(prompt, GenerationOptions(max_tokens=5, sampling=GREEDY)))
+    generator._cached.pop()  # decoded, and interrupted before it was noted
+    assert run(generator, prompt) == expected
+    generator._cached.pop()
+    assert run(generator, [*prompt, *generator._cached[len(prompt) :]], max_tokens=3)
+
+
 def test_an_abort_from_another_thread_ends_a_long_prompt(loaded: Model):
     with Context(loaded, ContextOptions(n_ctx=8192, n_batch=512)) as context:
         generator = TextGenerator(context)

@@ -60,6 +60,17 @@ def test_an_owner_outlives_what_lives_inside():
     inside.close()
 
 
+def test_the_order_holds_in_a_cycle_of_garbage():
+    freed = Freed()
+    owner = Handle("owner", freed.names.append)
+    inside = Handle("inside", freed.names.append, owner=owner)
+    inside.me, owner.child = inside, inside  # type: ignore[attr-defined]
+    del owner, inside
+    gc.collect()
+    gc.collect()
+    assert freed.names == ["inside", "owner"]
+
+
 def test_closing_waits_for_a_call_in_another_thread():
     freed = Freed()
     handle = Handle("pointer", freed.names.append)

@@ -2,6 +2,8 @@ import logging
 import subprocess
 import sys
 
+import pytest
+
 from llmedge.runtime.library import (
     LEVEL_ERROR,
     _parse_features,
@@ -54,6 +56,20 @@ def test_listeners_hear_until_they_leave():
     module._on_log(LEVEL_ERROR, b"later\n", None)
     assert heard == ["it broke\n", "all is well\n"]
     assert errors == ["it broke"]
+
+
+def test_what_a_callback_raises_is_raised_after_the_native_call():
+    from llmedge.core.errors import InterruptedByUser
+    from llmedge.runtime import library as module
+
+    def interrupt(level: int, text: str) -> None:
+        raise InterruptedByUser("stopped by SIGINT")
+
+    with pytest.raises(InterruptedByUser), collected_errors():
+        with log_listener(interrupt):
+            module._on_log(2, b"a line", None)
+    with collected_errors():
+        module._on_log(2, b"a line", None)
 
 
 def test_the_spin_setting_is_in_force_before_openmp_is_loaded():

@@ -2,7 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError, UsageError
+from llmedge.core.errors import (
+    IntegrityError,
+    InterruptedByUser,
+    NotFoundError,
+    UnsupportedError,
+    UsageError,
+)
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.handle import ClosedHandleError
 from llmedge.runtime.model import LOAD_MODES, Model, ModelOptions
@@ -57,6 +63,14 @@ def test_loading_reports_how_far_it_is_and_can_be_stopped(smollm2: Path):
     assert shares[-1] == 1.0
     with pytest.raises(UsageError, match="was stopped"):
         Model.load(smollm2, on_progress=lambda _: False)
+
+
+def test_an_interrupt_while_loading_is_no_damage(smollm2: Path):
+    def interrupt(share: float) -> bool:
+        raise InterruptedByUser("stopped by SIGINT")
+
+    with pytest.raises(InterruptedByUser):
+        Model.load(smollm2, on_progress=interrupt)
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path):

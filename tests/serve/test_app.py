@@ -145,6 +145,14 @@ def test_ignored_fields_are_named_in_a_header(client: Client):
     assert headers["x-llmedge-ignored"] == "mystery"
 
 
+@pytest.mark.parametrize("name", ["नमस्ते", "a\r\nX-Evil: 1", "", "x" * 10_000, "a\0b"])
+def test_names_that_are_unsafe_in_a_header_are_counted(client: Client, name: str):
+    status, _, headers = client.request("POST", CHAT, {**HELLO, name: 1, "fine": 1})
+    assert status == 200
+    assert headers["x-llmedge-ignored"] == "fine, 1 more"
+    assert "x-evil" not in headers
+
+
 def test_another_model_is_a_404_and_runs_nothing(client: Client, engine: FakeEngine):
     status, body = client.post(CHAT, {**HELLO, "model": "gpt-4o"})
     assert (status, body["error"]["code"]) == (404, "model_not_found")
@@ -168,8 +176,12 @@ def test_a_page_elsewhere_cannot_post_a_form(client: Client, engine: FakeEngine)
 
 
 def test_another_host_name_is_refused(client: Client):
-    status, _, _ = client.request("GET", "/v1/models", Host="evil.example")
-    assert status == 400
+    for host in ("evil.example", "evil.example:80", "", "127.0.0.1.evil.example"):
+        status, text, _ = client.request("GET", "/v1/models", Host=host)
+        assert status == 400
+        assert "is not served here" in json.loads(text)["error"]["message"]
+    for host in ("localhost", "localhost:1", "127.0.0.1:99", "[::1]:5"):
+        assert client.request("GET", "/v1/models", Host=host)[0] == 200
 
 
 def test_a_body_that_is_too_large_is_refused(client: Client):
@@ -181,8 +193,9 @@ def test_a_body_that_is_too_large_is_refused(client: Client):
 def test_unknown_paths_and_methods_are_errors_in_openais_shape(client: Client):
     status, body = client.get("/v1/nothing")
     assert (status, body["error"]["message"]) == (404, "GET /v1/nothing: Not Found")
-    status, body = client.get(CHAT)
-    assert (status, body["error"]["type"]) == (405, "invalid_request_error")
+    status, text, headers = client.request("GET", CHAT)
+    assert (status, json.loads(text)["error"]["type"]) == (405, "invalid_request_error")
+    assert headers["allow"] == "POST"
 
 
 def test_a_prompt_that_is_too_long_is_a_400_also_for_a_stream():

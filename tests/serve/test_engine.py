@@ -1,6 +1,7 @@
 """The endpoint over the real model, through the openai package."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from llmedge.core.errors import EngineError, UnsupportedError
+from llmedge.core.errors import EngineError
 from llmedge.core.settings import load_settings
 from llmedge.runtime.context import ContextOptions
 from llmedge.runtime.generation import GenerationOptions
@@ -158,9 +159,27 @@ def test_another_model_is_not_found(client: openai.OpenAI):
         client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "x"}])
 
 
-def test_several_slots_are_refused(smollm2: Path):
-    with pytest.raises(UnsupportedError, match="4 slots"):
-        open_engine(smollm2, ServeOptions(context=ContextOptions(n_seq_max=4)), load_settings({}))
+def test_who_waits_when_the_engine_closes_gets_an_error(tiny_model: Path, settings):
+    engine = open_engine(tiny_model, ServeOptions(context=ContextOptions(n_ctx=512)), settings)
+    endless = Generation(TextPrompt("x"), GenerationOptions(ignore_end=True, max_tokens=100_000))
+
+    async def run() -> list[object]:
+        tasks = [asyncio.create_task(drain(engine, endless)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(engine.close)
+        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
+
+    results = asyncio.run(run())
+    assert len(results) == 3
+    assert any(isinstance(result, EngineError) for result in results)
+    assert all(isinstance(result, EngineError | Finished) for result in results)
+
+
+async def drain(engine: InProcessEngine, request: Generation) -> object:
+    last: object = None
+    async for event in engine.generate(request):
+        last = event
+    return last
 
 
 def test_a_closed_engine_answers_nobody_and_closes_twice(tiny_model: Path, settings):
@@ -178,12 +197,10 @@ def test_closing_ends_a_running_generation(tiny_model: Path, settings):
     endless = Generation(TextPrompt("x"), GenerationOptions(ignore_end=True))
     started = threading.Event()
 
-    async def run() -> int:
-        n = 0
-        async for _ in engine.generate(endless):
-            started.set()
-            n += 1
-        return n
+    async def run() -> None:
+        with contextlib.suppress(EngineError):
+            async for _ in engine.generate(endless):
+                started.set()
 
     thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()

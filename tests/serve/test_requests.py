@@ -53,6 +53,13 @@ def test_every_field_reaches_the_engine():
     assert options.sampling == SamplingOptions(0.5, 7, 0.5, 0.1, 1.2, 0.3, -0.3, 0)
 
 
+def test_nulls_mean_that_nothing_is_said():
+    names = "stream n stop seed temperature top_p max_tokens logit_bias tools response_format user"
+    options = {"stream_options": {"include_usage": None}}
+    assert chat(**dict.fromkeys(names.split()), **options) == chat()
+    assert text(echo=None, suffix=None, best_of=None, logprobs=None) == text()
+
+
 def test_the_newer_word_for_the_limit_wins():
     assert chat(max_tokens=9, max_completion_tokens=5).options.max_tokens == 5
 
@@ -98,6 +105,8 @@ def test_unknown_fields_are_named():
         {"max_tokens": 0},
         {"max_tokens": -1},
         {"stop": ["x"] * 17},
+        {"stop": [""]},
+        {"stop": ["a", ""]},
         {"messages": []},
         {"seed": 1 << 63},
     ],
@@ -117,6 +126,7 @@ def test_values_out_of_range_are_refused(fields: dict[str, object]):
         {"tools": [{"type": "function"}]},
         {"response_format": {"type": "json_object"}},
         {"logit_bias": {"1": 2}},
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}]},
         {
             "messages": [
                 {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}

@@ -141,6 +141,18 @@ def test_removing_leaves_what_is_not_ours(settings: Settings, put):
     assert notes.exists()
 
 
+def test_names_are_found_in_any_case(settings: Settings, put):
+    path = put("Foo", "Q8_0", sidecar=False)
+    assert resolve(settings, parse_reference("foo:q8_0")) == path
+    assert resolve(settings, parse_reference("FOO")) == path
+
+
+def test_a_relative_path_into_the_store_is_still_a_reference(settings, put, monkeypatch):
+    path = put("a", "Q4_0")
+    monkeypatch.chdir(path.parent)
+    assert model_id(settings, Path("a-Q4_0.gguf")) == "a:Q4_0"
+
+
 def test_an_id_is_a_reference_or_a_stem_and_never_a_path(settings: Settings, put, tmp_path: Path):
     assert model_id(settings, put("a", "Q4_0")) == "a:Q4_0"
     assert model_id(settings, tmp_path / "deep" / "file.Q4_0.gguf") == "file.Q4_0"

@@ -57,6 +57,7 @@ def test_the_three_forms_are_told_apart(text: str, reference: object):
         "a\n",
         "a/",
         "@a/b",
+        "~nobody-here/x.gguf",
     ],
 )
 def test_anything_else_is_refused_with_the_forms(text: str):

@@ -1,0 +1,34 @@
+import json
+
+import pytest
+
+from llmedge.core import errors
+from llmedge.serve.errors import error_response, stream_error
+
+STATUS = {
+    errors.UsageError: 400,
+    errors.ContextLengthError: 400,
+    errors.UnsupportedError: 400,
+    errors.NotFoundError: 404,
+    errors.ResourceError: 503,
+    errors.EngineError: 503,
+    errors.IntegrityError: 500,
+    errors.InterruptedByUser: 500,
+    errors.Terminated: 500,
+}
+
+
+@pytest.mark.parametrize("kind", STATUS)
+def test_every_error_has_a_status_and_openais_shape(kind: type[errors.LlmedgeError]):
+    response = error_response(kind("what is wrong", "a hint for the command line"))
+    body = json.loads(bytes(response.body))
+    assert response.status_code == STATUS[kind]
+    assert body["error"]["message"] == "what is wrong"
+    assert body["error"]["type"] == (
+        "server_error" if STATUS[kind] >= 500 else "invalid_request_error"
+    )
+
+
+def test_clients_can_tell_a_prompt_that_is_too_long():
+    payload = stream_error(errors.ContextLengthError("too long"))
+    assert payload.error.code == "context_length_exceeded"
