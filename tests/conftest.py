@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,6 +21,9 @@ from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.model import Model
 from tests.fakes import RecordingProgress
 from tests.gguf_files import write_tiny_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 _SCRUBBED = ("LLMEDGE_", "HF_", "GOMP_", "OMP_", "OPENAI_", "NO_COLOR", "FORCE_COLOR")
 

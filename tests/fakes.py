@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from llmedge.core.errors import LlmedgeError
 from llmedge.runtime.generation import GenerationReport
 from llmedge.serve.engine import Delta, Event, Finished, Generation, ModelInfo, Started
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from llmedge.core.errors import LlmedgeError
 
 
 @dataclass

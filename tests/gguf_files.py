@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 N_EMBD, N_HEADS, N_KV_HEADS, N_FF, N_LAYERS = 256, 4, 2, 256, 1
 CHAT_TEMPLATE = (

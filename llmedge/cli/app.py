@@ -26,7 +26,13 @@ from llmedge.cli import (
     serve,
     show,
 )
-from llmedge.core.errors import InterruptedByUser, LlmedgeError, Terminated, UsageError
+from llmedge.core.errors import (
+    InterruptedByUser,
+    LlmedgeError,
+    ResourceError,
+    Terminated,
+    UsageError,
+)
 from llmedge.host.process import discard_stdout
 
 app = typer.Typer(
@@ -86,19 +92,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     chosen = list(sys.argv[1:] if arguments is None else arguments)
     output.prepare_streams()
+    line = " ".join(chosen)
+    as_json = any(word in line for word in ("--json", "--format json", "--format=json"))
     for name in ("SIGINT", "SIGTERM"):
         signal.signal(getattr(signal, name), _interrupt)
     try:
         _prepare_logging()
         code = _run(chosen)
     except LlmedgeError as error:
-        line = " ".join(chosen)
-        as_json = any(word in line for word in ("--json", "--format json", "--format=json"))
         output.show_error(error, as_json=as_json)
         code = error.exit_code
     except BrokenPipeError:  # `llmedge list | head`
         discard_stdout()
         code = 0
+    except OSError as error:  # a full disk, a folder that may not be entered, a name too long
+        what = error.filename or "the output"
+        code = ResourceError.exit_code
+        output.show_error(ResourceError(f"{what}: {error.strerror or error}"), as_json=as_json)
     sys.exit(code)
 
 
@@ -107,6 +117,8 @@ def _run(arguments: list[str]) -> int:
         result: Any = app(args=arguments, prog_name="llmedge", standalone_mode=False)
     except (typer.Exit, typer.Abort) as stop:
         return getattr(stop, "exit_code", 1)
+    except SystemExit:  # what Typer makes of a closed pipe
+        raise BrokenPipeError from None
     except Exception as error:
         # Typer's usage errors belong to a parser of its own, which is not imported here.
         explain = getattr(error, "format_message", None)

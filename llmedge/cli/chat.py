@@ -12,6 +12,8 @@ from llmedge.cli import output
 from llmedge.cli.options import ModelArgument, RunFlags, SamplingFlags, grouped, model_path
 from llmedge.core.errors import UsageError
 
+_MAX_QUESTION_CHARS = 1 << 20
+
 
 @grouped
 def chat_command(
@@ -42,11 +44,13 @@ def _piped_question() -> str | None:
     """Return what a pipe brings, or `None` on a terminal.
 
     Raises:
-        UsageError: The pipe brings nothing.
+        UsageError: The pipe brings nothing, or no end.
     """
     if sys.stdin.isatty():
         return None
-    question = sys.stdin.read().strip()
+    question = sys.stdin.read(_MAX_QUESTION_CHARS).strip("\0 \t\r\n")
+    if len(question) >= _MAX_QUESTION_CHARS:
+        raise UsageError(f"the question on stdin has more than {_MAX_QUESTION_CHARS} characters")
     if not question:
         raise UsageError("the question on stdin is empty", "echo 'a question' | llmedge chat MODEL")
     return question

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
+# Numbers beyond these wrap around in the library.
+MAX_CTX, MAX_BATCH = 1 << 27, 1 << 20
+
 Format = Literal["table", "md", "json", "jsonl", "csv"]
 
 ModelArgument = Annotated[
@@ -63,15 +66,20 @@ class RunFlags:
         int | None,
         typer.Option(
             min=0,
+            max=MAX_CTX,
             help="Tokens of context; 0: as trained. By default 4096, in bench and evaluate what is "
             "measured.",
             show_default=False,
         ),
     ] = None
-    slots: Annotated[int, typer.Option(min=1, help="Requests computed at once.")] = 1
+    slots: Annotated[int, typer.Option(min=1, max=256, help="Requests computed at once.")] = 1
     threads: ThreadsOption = None
-    batch: Annotated[int, typer.Option(min=1, help="Tokens in one decode call.")] = 512
-    ubatch: Annotated[int, typer.Option(min=1, help="Tokens computed at once.")] = 512
+    batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Tokens in one decode call.")] = (
+        512
+    )
+    ubatch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Tokens computed at once.")] = (
+        512
+    )
     gpu_layers: Annotated[
         int,
         typer.Option(help="Layers on the GPU; -1: all that a GPU build fits."),
@@ -124,7 +132,9 @@ class SamplingFlags:
     """How tokens are chosen."""
 
     temperature: Annotated[float, typer.Option(min=0, help="0: always the most likely.")] = 0.8
-    top_k: Annotated[int, typer.Option(min=0, help="Only the k most likely; 0: all.")] = 40
+    top_k: Annotated[
+        int, typer.Option(min=0, max=1 << 30, help="Only the k most likely; 0: all.")
+    ] = 40
     top_p: Annotated[
         float,
         typer.Option(min=0, max=1, help="Only what makes up this share."),

@@ -9,6 +9,7 @@ import inspect
 import io
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from llmedge.core.progress import Progress, Task
 
 
+_MAX_ERROR_CHARS = 3000  # an error may quote a file, and a file may say anything
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Table:
     """Results as text.
@@ -42,6 +46,10 @@ class Table:
 
 def prepare_streams() -> None:
     """Make the streams UTF-8, whatever the system's code page is."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
@@ -72,7 +80,8 @@ def show_error(error: LlmedgeError, *, as_json: bool) -> None:
         return
     console = _console(sys.stderr)
     colored = console.is_terminal and not console.no_color
-    for label, code, text in (("error:", "1;31", error.message), (" hint:", "1;36", error.hint)):
+    for label, code, whole in (("error:", "1;31", error.message), (" hint:", "1;36", error.hint)):
+        text = whole if len(whole) <= _MAX_ERROR_CHARS else whole[:_MAX_ERROR_CHARS] + "…"
         if text:
             sys.stderr.write(f"\x1b[{code}m{label}\x1b[0m " if colored else f"{label} ")
             note(text)

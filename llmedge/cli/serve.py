@@ -21,17 +21,19 @@ def serve_command(
 ) -> None:
     """Serve a model through an OpenAI-compatible endpoint."""
     from llmedge.core.settings import load_settings
-    from llmedge.serve.server import ServeOptions, open_engine, serve
+    from llmedge.serve.server import ServeOptions, bind, open_engine, serve
 
     settings = load_settings()
     options = ServeOptions(host, port, run.model_options(), run.context_options(settings.threads))
-    engine = open_engine(model_path(model), options, settings)
-    try:
-        serve(engine, options, lambda url: _announce(url, engine.info.id, host))
-    except InterruptedByUser:
-        note("stopped")
-    finally:
-        engine.close()
+    path = model_path(model)
+    with bind(options) as listener:
+        engine = open_engine(path, options, settings)
+        try:
+            serve(engine, options, listener, lambda url: _announce(url, engine.info.id, host))
+        except InterruptedByUser:
+            note("stopped")
+        finally:
+            engine.close()
 
 
 def _announce(url: str, model: str, host: str) -> None:

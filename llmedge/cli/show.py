@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmedge.cli.options import ModelArgument, ShowFlags, grouped, model_path
+from llmedge.cli.options import MAX_CTX, ModelArgument, ShowFlags, grouped, model_path
 from llmedge.cli.output import Table, note, printable, show_results, write
 from llmedge.core.errors import UnsupportedError
 from llmedge.core.units import format_mb, format_mib
@@ -49,7 +49,9 @@ class FileFacts:
 @grouped
 def show_command(
     model: ModelArgument,
-    ctx: Annotated[int, typer.Option(min=1, help="Context to compute the memory for.")] = 4096,
+    ctx: Annotated[
+        int, typer.Option(min=1, max=MAX_CTX, help="Context to compute the memory for.")
+    ] = 4096,
     type_k: Annotated[str, typer.Option(help="Type of the keys in the kv cache.")] = "f16",
     type_v: Annotated[str, typer.Option(help="Type of the values in the kv cache.")] = "f16",
     *,

@@ -73,8 +73,12 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         _check_key(key, f"environment variable {name}")
         values[key] = value
     home = values.get("home") or platformdirs.user_data_dir("llmedge", appauthor=False)
+    try:
+        folder = Path(home).expanduser().absolute()
+    except RuntimeError:
+        raise UsageError(f"home is {home!r}: nobody known here", "set LLMEDGE_HOME") from None
     return Settings(
-        home=Path(home).expanduser().absolute(),
+        home=folder,
         threads=_parse_threads(values.get("threads")),
         log=_parse_log(values.get("log")),
         hf_cache=_hf_cache(env),
@@ -85,9 +89,12 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 def prepare_openmp() -> str:
     """Bound libgomp's spin wait, unless the user chose otherwise; call before it is loaded.
 
+    Also keeps ggml from starting a debugger for a backtrace before it aborts.
+
     Returns:
         What is in force, as `NAME=value`, for `doctor` and the benchmark's fingerprint.
     """
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         if name in os.environ:
             return f"{name}={os.environ[name]}"
@@ -105,7 +112,7 @@ def _read_config(env: Mapping[str, str]) -> dict[str, str]:
         return {}
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of numbers
         raise UsageError(f"{path} is not valid TOML: {error}", f"mend or remove {path}") from None
     for key in table:
         _check_key(key, f"key {key!r} in {path}")
@@ -125,7 +132,7 @@ def _check_key(key: str, what: str) -> None:
 def _parse_threads(text: str | None) -> int | None:
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1024:
+    if len(text) > 9 or not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1024:
         raise UsageError(f"threads is {text!r}, not a number from 1 to 1024", "set LLMEDGE_THREADS")
     return int(text)
 

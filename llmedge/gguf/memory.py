@@ -174,7 +174,7 @@ def _kv_heads(header: Header) -> list[int]:
 def _head_size(header: Header, which: str) -> int:
     explicit = header.hyperparameter(f"attention.{which}_length")
     if explicit is not None:
-        return explicit
+        return _require(header, f"attention.{which}_length")
     return _require(header, "embedding_length") // _require(header, "attention.head_count")
 
 

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 MAGIC = b"GGUF"
 _MAX_NAME_BYTES = 63  # GGML_MAX_NAME less the final zero
 _MAX_KEY_BYTES = 65535
-# The longest strings in use are whole tokenizer.json files of some tens of megabytes.
+# The longest strings in use are whole tokenizer.json files of some tens of megabytes, the longest
+# arrays vocabularies of some hundred thousand tokens. A sparse file may claim anything for free.
 _MAX_STRING_BYTES = 64 << 20
+_MAX_METADATA_BYTES = 192 << 20
+_MAX_STRINGS = 4 << 20
 _BLOCK_BYTES = 1 << 20
 _MAX_DIMS = 4
 _MAX_ALIGNMENT = 1 << 20
@@ -273,7 +276,10 @@ class _Parser:
         if kind != _STRING and kind not in _SCALARS:
             raise self._broken(f"{key} is an array of the unsupported type {kind}")
         item_bytes = 8 if kind == _STRING else struct.calcsize("<" + _SCALARS[kind])
-        if length > (self._size - self._at) // item_bytes:
+        n_bytes = length * item_bytes
+        if (kind == _STRING and length > _MAX_STRINGS) or n_bytes > _MAX_METADATA_BYTES:
+            raise self._broken(f"{key} has {length} items, more than any model needs")
+        if n_bytes > self._size - self._at:
             raise self._broken(f"{key} has {length} items, more than the file has room for")
         digest = hashlib.sha256()
         items: tuple[Scalar, ...] = ()
@@ -356,6 +362,8 @@ class _Parser:
             expected = _align(expected + tensor.n_bytes, alignment)
 
     def _take(self, n_bytes: int, what: str) -> bytes:
+        if self._at + n_bytes > _MAX_METADATA_BYTES:
+            raise self._broken(f"its header is longer than {_MAX_METADATA_BYTES} bytes")
         if n_bytes > self._size - self._at:
             raise self._broken(f"it is truncated: {what} needs {n_bytes} bytes at {self._at}")
         data = self._file.read(n_bytes)

@@ -202,8 +202,6 @@ class Child(Generic[ResultT]):
 def enter() -> None:
     """Run in the child: prepare the process, call the function, send what came of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which decides
-    # ggml would start a debugger for a backtrace before it aborts, and that takes seconds.
-    os.environ["GGML_NO_BACKTRACE"] = "1"
     # What anything prints must not end up among the pickles.
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,8 +20,10 @@ from llmedge.core.errors import LlmedgeError, NotFoundError, UsageError
 from llmedge.gguf.mixes import find_mix
 
 SCHEMA_VERSION = 1
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
+_MAX_REFERENCE_CHARS = 250
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)]
+Name = Annotated[str, StringConstraints(pattern=f"^{_NAME.pattern}$")]
 Repo = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")]
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
 Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]
@@ -97,13 +100,13 @@ def find_recipe(reference: str) -> Path:
         NotFoundError: There is none.
     """
     path = Path(reference)
-    if path.is_file():
+    if len(reference) <= _MAX_REFERENCE_CHARS and path.is_file():
         return path
     shipped = shipped_folder() / f"{reference}.toml"
-    if path.name == reference and shipped.is_file():
+    if _NAME.fullmatch(reference) and shipped.is_file():
         return shipped
     names = ", ".join(sorted(found.stem for found in shipped_folder().glob("*.toml")))
-    raise NotFoundError(f"no recipe {reference!r}", f"give a file, or one of: {names}")
+    raise NotFoundError(f"no recipe {reference[:80]!r}", f"give a file, or one of: {names}")
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -114,7 +117,7 @@ def load_recipe(path: Path) -> Recipe:
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of numbers
         raise UsageError(f"{path} is not valid TOML: {error}") from None
     try:
         return Recipe.model_validate(table)

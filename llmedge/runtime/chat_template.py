@@ -19,7 +19,12 @@ import jinja2.ext
 import jinja2.nodes
 from jinja2.exceptions import SecurityError
 
-from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
+from llmedge.core.errors import (
+    ContextLengthError,
+    IntegrityError,
+    UnsupportedError,
+    UsageError,
+)
 from llmedge.runtime.template_sandbox import MAX_TEXT, BudgetSandbox
 
 if TYPE_CHECKING:
@@ -94,8 +99,12 @@ class ChatTemplate:
 
         Raises:
             UsageError: The template refuses these messages, in its own words.
+            ContextLengthError: The messages are longer than any context.
             IntegrityError: The template fails or makes too much text.
         """
+        n_given = sum(len(str(message.get("content", ""))) for message in messages)
+        if n_given > MAX_TEXT // 2:
+            raise ContextLengthError(f"the messages have {n_given} characters")
         parts: list[str] = []
         n_chars = 0
         self._environment.start()

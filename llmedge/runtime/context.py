@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from llmedge.runtime.model import Model
 
 _KEEP_DATA = False  # cells are overwritten before they are read
+_MAX_TOKENS = 1 << 27  # far below where the library's 32 bits wrap around
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
 
@@ -230,6 +231,8 @@ def _context_params(lib: Any, model: Model, options: ContextOptions) -> tuple[An
             f"unknown flash attention mode {options.flash_attention!r}",
             f"known: {', '.join(FLASH_ATTENTION)}",
         )
+    if max(options.n_ctx, options.n_batch, options.n_ubatch) > _MAX_TOKENS:
+        raise UsageError(f"contexts and batches hold at most {_MAX_TOKENS} tokens")
     n_threads = options.n_threads or read_cpu().default_threads
     params = lib.llama_context_default_params()
     params.n_ctx = options.n_ctx or model.n_ctx_train

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LOAD_MODES = {"auto": -1, "read": 0, "mmap": 1, "mlock": 2, "mmap+mlock": 3, "direct": 4}
 
 
+_MAX_CTX_TRAIN = 1 << 27
+
+
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
     """How to load a model.
@@ -115,8 +118,17 @@ class Model(Handle):
 
     @property
     def n_ctx_train(self) -> int:
-        """Tokens of context that the model was trained for."""
-        return int(library().llama_model_n_ctx_train(self.pointer))
+        """Tokens of context that the model was trained for.
+
+        Raises:
+            IntegrityError: The file claims an impossible number.
+        """
+        n_ctx = int(library().llama_model_n_ctx_train(self.pointer))
+        if not 1 <= n_ctx <= _MAX_CTX_TRAIN:
+            raise IntegrityError(
+                f"{self.path} claims a context of {n_ctx} tokens", "convert the model again"
+            )
+        return n_ctx
 
     @property
     def n_layers(self) -> int:

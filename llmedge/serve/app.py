@@ -73,7 +73,7 @@ def build_app(
         allowed_hosts: Values of the `Host` header that are answered; see `HostGuard`.
     """
     handlers = Handlers(engine, fingerprint)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/health", handlers.health),
             Route("/v1/models", handlers.models),
@@ -89,3 +89,5 @@ def build_app(
         },
         middleware=[Middleware(HostGuard, allowed=frozenset(allowed_hosts))],
     )
+    app.router.redirect_slashes = False  # a redirected POST is a surprise, a 404 is an answer
+    return app

@@ -8,7 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeAlias
 
-from llmedge.core.errors import EngineError, LlmedgeError
+from llmedge.core.errors import ContextLengthError, EngineError, LlmedgeError
 from llmedge.runtime.chat_template import ChatTemplate
 from llmedge.runtime.generation import TextGenerator
 from llmedge.serve.engine import (
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from llmedge.runtime.context import Context
+
+# Long runs of spaces are one token in some vocabularies; whole texts of them are not.
+_MAX_CHARS_PER_TOKEN = 32
 
 _Word: TypeAlias = "Event | BaseException | None"
 
@@ -141,11 +144,28 @@ class InProcessEngine:
 
     def _tokenize(self, request: Generation) -> list[int]:
         model = self._context.model
+        self._refuse_hopeless(request)
         if isinstance(request.prompt, ChatPrompt):
             if self._template is None:
                 self._template = ChatTemplate.of_model(model)
             return self._template.tokenize(model, request.prompt.messages)
         return model.vocab.tokenize(request.prompt.text, add_special=True, parse_special=True)
+
+    def _refuse_hopeless(self, request: Generation) -> None:
+        """Refuse a prompt that no vocabulary makes short enough, before it is tokenized.
+
+        Tokenizing megabytes takes seconds, and nothing can stop it.
+        """
+        if isinstance(request.prompt, ChatPrompt):
+            n_chars = sum(len(str(m.get("content", ""))) for m in request.prompt.messages)
+        else:
+            n_chars = len(request.prompt.text)
+        if n_chars > _MAX_CHARS_PER_TOKEN * self._context.n_ctx:
+            raise ContextLengthError(
+                f"the prompt has {n_chars} characters, the context holds {self._context.n_ctx} "
+                "tokens",
+                "shorten the prompt, or start with a larger --ctx",
+            )
 
 
 class _Job:

@@ -60,7 +60,7 @@ def require_model(name: str | None, served: str) -> None:
         NotFoundError: It names another one; it is not answered by the wrong model.
     """
     if name and name != served:
-        raise NotFoundError(f"the model {name!r} is not served here; {served!r} is")
+        raise NotFoundError(f"the model {name[:80]!r} is not served here; {served!r} is")
 
 
 def chat_generation(request: ChatRequest) -> Generation:
@@ -100,7 +100,7 @@ def text_generation(request: CompletionRequest) -> Generation:
         prompt = prompt[0]
     if request.logprobs is not None:
         raise UnsupportedError("logprobs are not supported")
-    if request.echo or request.suffix or (request.best_of or 1) > 1:
+    if request.echo or request.suffix or request.best_of not in (None, 1):
         raise UnsupportedError("echo, suffix and best_of are not supported")
     # OpenAI's default of 16 tokens.
     max_tokens = 16 if request.max_tokens is None else request.max_tokens

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llmedge.core.settings import Settings
     from llmedge.serve.engine import Engine
 
-_GRACE_S = 5
+_GRACE_S = 4
 _START_TIMEOUT_S = 30.0
 
 
@@ -69,24 +69,26 @@ def open_engine(path: Path, options: ServeOptions, settings: Settings) -> InProc
     return InProcessEngine(context, model_id(settings, path))
 
 
-def serve(engine: Engine, options: ServeOptions, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; answers that are being given get some seconds to end.
+def serve(
+    engine: Engine,
+    options: ServeOptions,
+    listener: socket.socket,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Answers that are being given then get some seconds to end, and after that an error.
 
     Args:
-        engine: Closed by the caller.
-        options: Where to listen.
+        engine: Closed when the seconds are over, and by the caller in any case.
+        options: How to serve.
+        listener: Where to listen, from `bind`.
         on_ready: Called with the base URL once requests are answered.
-
-    Raises:
-        UsageError: The address cannot be listened on.
     """
-    with _bind(options) as listener:
-        server = _server(engine, options)
-        ready = threading.Thread(
-            target=_report_ready, args=(server, listener, on_ready), daemon=True
-        )
-        ready.start()
-        server.run(sockets=[listener])
+    server = _server(engine, options)
+    threading.Thread(target=_report_ready, args=(server, listener, on_ready), daemon=True).start()
+    threading.Thread(target=_close_after_grace, args=(server, engine), daemon=True).start()
+    server.run(sockets=[listener])
 
 
 @contextlib.contextmanager
@@ -97,7 +99,7 @@ def background_server(engine: Engine, options: ServeOptions) -> Generator[str]:
         UsageError: The address cannot be listened on.
         EngineError: The server did not start.
     """
-    with _bind(options) as listener:
+    with bind(options) as listener:
         server = _server(engine, options)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
@@ -107,7 +109,7 @@ def background_server(engine: Engine, options: ServeOptions) -> Generator[str]:
             yield _url(listener)
         finally:
             server.should_exit = True
-            thread.join(2 * _GRACE_S)
+            thread.join(3 * _GRACE_S)
 
 
 def _server(engine: Engine, options: ServeOptions) -> uvicorn.Server:
@@ -122,20 +124,26 @@ def _server(engine: Engine, options: ServeOptions) -> uvicorn.Server:
         access_log=False,
         lifespan="off",
         server_header=False,
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_graceful_shutdown=2 * _GRACE_S,
     )
     return uvicorn.Server(config)
 
 
-def _bind(options: ServeOptions) -> socket.socket:
+def bind(options: ServeOptions) -> socket.socket:
+    """Take the address, before a model is loaded for it.
+
+    Raises:
+        UsageError: The address cannot be listened on.
+    """
     if not 0 <= options.port <= 65535:
         raise UsageError(f"port {options.port} is not from 0 to 65535")
     try:
         family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((options.host, options.port), family=family)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise UsageError(
-            f"{options.host}:{options.port} cannot be listened on: {error.strerror or error}",
+            f"{options.host}:{options.port} cannot be listened on: "
+            f"{getattr(error, 'strerror', None) or error}",
             "choose another port with --port, or 0 for a free one",
         ) from None
 
@@ -157,3 +165,11 @@ def _report_ready(
 ) -> None:
     if _wait_until_started(server):
         on_ready(_url(listener))
+
+
+def _close_after_grace(server: uvicorn.Server, engine: Engine) -> None:
+    """Once the server is asked to stop, end what still runs after the seconds of grace."""
+    while not server.should_exit:
+        time.sleep(0.1)
+    time.sleep(_GRACE_S)
+    engine.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import sys
@@ -46,7 +47,8 @@ def replacing(path: Path) -> Generator[Path]:
             "check the disk's free space and permissions",
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -64,11 +66,13 @@ def make_folder(folder: Path) -> None:
 
     Raises:
         NotFoundError: Something on the way is a file, or may not be entered.
+        ResourceError: The disk is full or read-only.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise NotFoundError(
+        kind = ResourceError if error.errno in (errno.ENOSPC, errno.EROFS) else NotFoundError
+        raise kind(
             f"the folder {folder} cannot be made: {error.strerror}", "choose another with -o"
         ) from None
 

@@ -77,7 +77,7 @@ def resolve(settings: Settings, reference: Reference) -> Path:
         NotFoundError: There is none; the hint names what is close.
     """
     if isinstance(reference, FileReference):
-        if not reference.path.is_file():
+        if not _is_file(reference.path):
             raise NotFoundError(f"{reference} is not a file", "`llmedge list` shows the store")
         return reference.path
     return find(settings, reference).path
@@ -141,6 +141,13 @@ def model_id(settings: Settings, path: Path) -> str:
         if entry.path.resolve() == absolute:
             return entry.reference
     return path.stem
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for any file
+        return False
 
 
 def _is_from(entry: Entry, reference: HubReference) -> bool:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SCHEMA = "llmedge.manifest/1"
 _FAMILY = "llmedge.manifest/"
 _READ_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +99,16 @@ def read_manifest(variant: Path) -> Manifest | None:
         UnsupportedError: It was written by a later llmedge.
     """
     path = sidecar_path(variant)
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
+    if not path.is_file():
         return None
+    if path.stat().st_size > _MAX_BYTES:
+        raise IntegrityError(f"the sidecar {path} is damaged: it is too large", f"remove {path}")
+    data = path.read_bytes()
     try:
         schema = msgspec.json.decode(data, type=dict[str, object]).get("schema")
         if schema == SCHEMA:
             return msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"the sidecar {path} is damaged: {error}", f"remove {path}") from None
     if isinstance(schema, str) and schema.startswith(_FAMILY):
         raise UnsupportedError(f"{path} has schema {schema}", "update llmedge")

@@ -105,7 +105,10 @@ def _expand(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise UsageError(f"{text!r} begins with the home of nobody known here") from None
+        raise UsageError(
+            f"{text!r} does not name a model: it begins with the home of nobody known here",
+            "write the path in full: /home/…/file.gguf, or name:Q4_K_M",
+        ) from None
 
 
 def _is_path(text: str) -> bool:

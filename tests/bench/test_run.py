@@ -15,7 +15,7 @@ from llmedge.store.records import read_records
 from tests.fakes import RecordingProgress
 
 SHORT = BenchOptions(
-    n_prompt=40, n_gen=8, repetitions=3, context=ContextOptions(n_ctx=0, n_threads=1)
+    n_prompt=40, n_gen=8, repetitions=3, context=ContextOptions(n_ctx=300, n_threads=1)
 )
 
 
@@ -34,7 +34,7 @@ def test_a_result_has_every_figure(smollm2: Path, settings: Settings):
         assert result.peak_anonymous_bytes is not None
         assert 0 < result.peak_anonymous_bytes < result.peak_resident_bytes
     assert result.fingerprint.n_threads == 1
-    assert result.fingerprint.n_ctx == 40
+    assert result.fingerprint.n_ctx == 512
     assert progress.updates[-1][1] == 6
 
 

@@ -108,9 +108,12 @@ def test_a_question_longer_than_the_context_is_taken_back(conversation: Conversa
 
 def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(conversation: Conversation):
     class Impatient(FakeTerminal):
+        is_raised = False
+
         def write(self, text: str) -> None:
             super().write(text)
-            if len(self.written) > 10 and not self.notes:
+            if len(self.written) > 10 and not self.is_raised:
+                self.is_raised = True
                 raise InterruptedByUser("stopped")
 
     terminal = Impatient(["Tell me a story.", "/bye"])

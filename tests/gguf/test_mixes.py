@@ -3,7 +3,7 @@ import pytest
 from llmedge.core.errors import UnsupportedError, UsageError
 from llmedge.gguf.mixes import MIXES, find_mix
 
-REQUIRED = "Q4_0 Q4_1 Q4_K_S Q4_K_M IQ4_NL IQ4_XS Q5_K_M Q6_K Q8_0 F16".split()
+REQUIRED = ["Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q6_K", "Q8_0", "F16"]
 
 
 def test_the_mixes_that_are_promised_are_there():

@@ -45,7 +45,7 @@ def contents(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "mix", "Q4_0 Q4_1 Q4_K_S Q4_K_M IQ4_NL IQ4_XS Q5_K_M Q6_K Q8_0 F16".split()
+    "mix", ["Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q6_K", "Q8_0", "F16"]
 )
 def test_every_promised_mix_makes_a_variant_that_is_what_it_says(run, tiny_model: Path, mix: str):
     report = run(tiny_model, mix)

@@ -10,7 +10,7 @@ import pytest
 from llmedge.core.errors import IntegrityError, LlmedgeError, UnsupportedError
 from llmedge.runtime import first_load
 from llmedge.runtime.first_load import ensure_loads, remember
-from tests.gguf_files import N_EMBD, replace_value, write_tiny_model
+from tests.gguf_files import replace_value, write_tiny_model
 
 
 @pytest.fixture

@@ -65,9 +65,8 @@ def test_what_a_callback_raises_is_raised_after_the_native_call():
     def interrupt(level: int, text: str) -> None:
         raise InterruptedByUser("stopped by SIGINT")
 
-    with pytest.raises(InterruptedByUser), collected_errors():
-        with log_listener(interrupt):
-            module._on_log(2, b"a line", None)
+    with pytest.raises(InterruptedByUser), collected_errors(), log_listener(interrupt):
+        module._on_log(2, b"a line", None)
     with collected_errors():
         module._on_log(2, b"a line", None)
 

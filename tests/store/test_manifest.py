@@ -49,7 +49,18 @@ def test_no_sidecar_is_no_manifest(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"schema": "llmedge.manifest/1"}']
+    "data",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b'{"a": ' + b"[" * 100_000,
+        b" " * (2 << 20),
+        b"[]",
+        b"\xff\xfe",
+        b"null",
+        b'{"schema": "llmedge.manifest/1"}',
+    ],
 )
 def test_a_damaged_sidecar_is_an_error_with_its_path(tmp_path: Path, data: bytes):
     (tmp_path / "m.json").write_bytes(data)
