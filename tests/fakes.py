@@ -7,13 +7,22 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llmedge.core.errors import LlmedgeError
 from llmedge.runtime.generation import GenerationReport
 from llmedge.serve.engine import Delta, Event, Finished, Generation, ModelInfo, Started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
-    from llmedge.core.errors import LlmedgeError
+
+@contextlib.contextmanager
+def works_or_is_refused(word: str = "") -> Iterator[None]:
+    """Let a block work, or end in an error of ours that says something."""
+    try:
+        yield
+    except LlmedgeError as error:
+        if not error.message or word not in error.message:
+            raise
 
 
 @dataclass

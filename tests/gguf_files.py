@@ -99,7 +99,6 @@ def raw_header(
     kv: Sequence[bytes] = (),
     tensors: Sequence[bytes] = (),
     data: bytes = b"",
-    alignment: int = 32,
 ) -> bytes:
     """Build a file by hand, right or wrong."""
     counts = struct.pack(
@@ -109,7 +108,7 @@ def raw_header(
         len(kv) if n_kv is None else n_kv,
     )
     head = magic + counts + b"".join(kv) + b"".join(tensors)
-    padding = -len(head) % alignment if tensors else 0
+    padding = -len(head) % 32 if tensors else 0
     return head + bytes(padding) + data
 
 

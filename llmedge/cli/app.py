@@ -26,6 +26,7 @@ from llmedge.cli import (
     serve,
     show,
 )
+from llmedge.core import interrupts
 from llmedge.core.errors import (
     InterruptedByUser,
     LlmedgeError,
@@ -130,10 +131,10 @@ def _run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     del frame
     kind = Terminated if number == signal.SIGTERM else InterruptedByUser
-    raise kind(f"stopped by {signal.Signals(number).name}")
+    interrupts.deliver(kind(f"stopped by {signal.Signals(number).name}"))
 
 
 def _prepare_logging() -> None:

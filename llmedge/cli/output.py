@@ -9,7 +9,6 @@ import inspect
 import io
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, cast
 
 from llmedge.core.units import format_seconds
+from llmedge.host.process import open_nothing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ def prepare_streams() -> None:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who started us
             mode = "r" if name == "stdin" else "w"
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
+            setattr(sys, name, open_nothing(mode))
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")

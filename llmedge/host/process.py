@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import IO
 
 import psutil
 
@@ -11,6 +12,11 @@ import psutil
 def is_running(pid: int) -> bool:
     """Whether a process with this id runs."""
     return psutil.pid_exists(pid)
+
+
+def open_nothing(mode: str) -> IO[str]:
+    """Open a text stream that reads nothing, or writes nowhere."""
+    return open(os.devnull, mode, encoding="utf-8")  # noqa: PTH123 - it stays open
 
 
 def discard_stdout() -> None:

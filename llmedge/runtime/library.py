@@ -14,6 +14,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llmedge.core import interrupts
 from llmedge.core.errors import UnsupportedError
 from llmedge.core.settings import prepare_openmp
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("llmedge.llama_cpp")
 _listeners: list[Callable[[int, str], None]] = []
 _keep_alive: list[object] = []
-_kept: list[BaseException] = []
 
 WHEEL_INDEX = "https://abetlen.github.io/llama-cpp-python/whl/cpu"
 LEVEL_WARNING, LEVEL_ERROR = 3, 4
@@ -65,7 +65,8 @@ def library() -> Any:
     """
     prepare_openmp()
     try:
-        import llama_cpp.llama_cpp as lib
+        with interrupts.deferred():  # half an import would look like a broken library
+            import llama_cpp.llama_cpp as lib
     except (ImportError, OSError, RuntimeError, FileNotFoundError) as error:
         raise UnsupportedError(
             f"llama-cpp-python does not load: {error}",
@@ -121,7 +122,7 @@ def log_listener(listener: Callable[[int, str], None]) -> Generator[None]:
 def collected_errors() -> Generator[list[str]]:
     """Collect the lines that llama.cpp logs as errors, for an error of ours to quote.
 
-    What a callback raised meanwhile is raised at the end.
+    For native calls: interrupts are kept back meanwhile and raised at the end.
     """
     lines: list[str] = []
 
@@ -129,32 +130,10 @@ def collected_errors() -> Generator[list[str]]:
         if level == LEVEL_ERROR and text.strip():
             lines.append(text.strip())
 
-    with log_listener(listen):
+    with interrupts.deferred(), log_listener(listen):
         yield lines
-    if _kept:
-        error = _kept[0]
-        _kept.clear()
-        raise error
 
 
-def keep_exception(callback: Callable[..., None]) -> Callable[..., None]:
-    """Let a callback that llama.cpp calls keep what it raises, Ctrl-C above all, for later.
-
-    An exception cannot pass through C: ctypes would print and forget it. `collected_errors` raises
-    it once the native call has returned.
-    """
-
-    @functools.wraps(callback)
-    def guarded(*args: Any) -> None:
-        try:
-            callback(*args)
-        except BaseException as error:  # noqa: BLE001 - raised again by `collected_errors`
-            _kept.append(error)
-
-    return guarded
-
-
-@keep_exception
 def _on_log(level: int, text: bytes, _: int | None) -> None:
     message = text.decode("utf-8", "replace")
     for listener in tuple(_listeners):

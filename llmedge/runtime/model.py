@@ -6,10 +6,11 @@ import ctypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmedge.core import interrupts
 from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
 from llmedge.gguf.reader import Header, read_header
 from llmedge.runtime.handle import Handle
-from llmedge.runtime.library import collected_errors, keep_exception, library
+from llmedge.runtime.library import collected_errors, library
 from llmedge.runtime.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -96,14 +97,9 @@ class Model(Handle):
         params.check_tensors = chosen.check_tensors
         goes_on = True
 
-        @keep_exception
-        def ask(share: float) -> None:
-            nonlocal goes_on
-            goes_on = False  # unless the answer comes without an exception
-            goes_on = on_progress is None or on_progress(share)
-
         def report(share: float, _: int | None) -> bool:
-            ask(share)
+            nonlocal goes_on
+            goes_on = not interrupts.is_pending() and (on_progress is None or on_progress(share))
             return goes_on
 
         callback = lib.llama_progress_callback(report)

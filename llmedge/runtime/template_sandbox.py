@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 200_000
 MAX_TEXT = 4 << 20
-_MAX_NUMBER = 10_000
+_MAX_WIDTH = 1000
+_MAX_BITS = 4096
 _COUNT = "llmedge_count"
 # A width or a precision of five digits and more, in `%` formats and in `{}` formats.
 _WIDE_FORMAT = re.compile(r"\d{5,}|\*|\{[^{}]*\{")
@@ -65,8 +66,9 @@ class BudgetSandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Run an operation, unless it would make a large value."""
         if _is_number(left) and _is_number(right):
-            if operator == "**" and not (abs(left) <= _MAX_NUMBER and abs(right) <= 64):
-                raise SecurityError("`**` would make a large number")
+            bits = _bits(left) * right if operator == "**" else _bits(left) + _bits(right)
+            if bits > _MAX_BITS:
+                raise SecurityError(f"`{operator}` would make a large number")
         elif operator == "%":
             _check_format(left)
         elif operator == "*":
@@ -88,7 +90,7 @@ class BudgetSandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
                 _check_size(_join_size(args[0], owner))
             if name in ("format", "format_map"):
                 _check_format(owner)
-            if any(isinstance(arg, int) and abs(arg) > _MAX_NUMBER for arg in args):
+            if any(isinstance(arg, int) and abs(arg) > _MAX_WIDTH for arg in args):
                 raise SecurityError("a text's method was called with a large number")
         return super().call(context, target, *args, **kwargs)
 
@@ -178,6 +180,10 @@ def _check_size(n: int) -> None:
 def _check_format(text: Any) -> None:
     if isinstance(text, str) and _WIDE_FORMAT.search(text):
         raise SecurityError("a format would make a large value")
+
+
+def _bits(value: float) -> float:
+    return value.bit_length() if isinstance(value, int) else 64
 
 
 def _is_number(value: Any) -> bool:

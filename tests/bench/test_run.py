@@ -68,6 +68,6 @@ def test_a_measuring_process_that_is_killed_is_a_resource_error(
     tiny_model: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(module, "_measure", die)
-    with pytest.raises(ResourceError, match="ended by SIGKILL: most likely .* out of memory"):
+    with pytest.raises(ResourceError, match=r"ended by SIGKILL: most likely .* out of memory"):
         bench([tiny_model], SHORT, settings, RecordingProgress())
     assert read_records(settings, "bench") == []

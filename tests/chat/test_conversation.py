@@ -139,9 +139,12 @@ def test_a_model_without_a_template_cannot_chat(tmp_path: Path, settings: Settin
     path = write_tiny_model(
         tmp_path / "base.gguf", change=lambda w: w.kv_data[0].pop("tokenizer.chat_template")
     )
-    with Model.load(path) as model, Context(model, ContextOptions(n_ctx=256)) as context:
-        with pytest.raises(UnsupportedError, match="no chat template"):
-            Conversation(context, GREEDY)
+    with (
+        Model.load(path) as model,
+        Context(model, ContextOptions(n_ctx=256)) as context,
+        pytest.raises(UnsupportedError, match="no chat template"),
+    ):
+        Conversation(context, GREEDY)
 
 
 def test_a_context_is_opened_and_closed(tiny_model: Path, settings: Settings):

@@ -12,7 +12,10 @@ import llmedge
 from llmedge.cli import app as app_module
 from tests.gguf_files import replace_value, write_tiny_model
 
-COMMANDS = ["quantize", "evaluate", "bench", "serve", "chat", "list", "show", "rm", "doctor", "demo", "recipe"]
+COMMANDS = [
+    *("quantize", "evaluate", "bench", "serve", "chat", "list", "show", "rm", "doctor", "demo"),
+    "recipe",
+]
 
 
 @pytest.fixture

@@ -81,8 +81,8 @@ def test_other_vocabularies_cannot_be_compared(smollm2: Path, tiny_model: Path, 
 
 
 def test_chunks_that_are_too_short_are_refused(smollm2: Path, settings: Settings):
+    options = EvaluateOptions((shipped_corpus("en"),), context=ContextOptions(n_ctx=32))
     with pytest.raises(UsageError, match="too short"):
-        options = EvaluateOptions((shipped_corpus("en"),), context=ContextOptions(n_ctx=32))
         evaluate([smollm2], smollm2, options, settings, RecordingProgress())
 
 

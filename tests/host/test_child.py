@@ -48,7 +48,7 @@ def sleep(talk: Talk, seconds: float) -> None:
 
 
 def print_much(talk: Talk) -> str:
-    print("noise on stdout")
+    print("noise on stdout")  # noqa: T201 - that is the test
     os.write(1, b"more noise\n" * 10_000)
     return "clean"
 
@@ -133,9 +133,11 @@ def test_closing_ends_the_child_and_twice_is_harmless():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux only")
 def test_a_limit_on_the_address_space_holds():
-    with Child(allocate, 4 << 30, max_address_bytes=1 << 30) as child:
-        with pytest.raises(RuntimeError, match="MemoryError"):
-            child.wait()
+    with (
+        Child(allocate, 4 << 30, max_address_bytes=1 << 30) as child,
+        pytest.raises(RuntimeError, match="MemoryError"),
+    ):
+        child.wait()
     with Child(allocate, 1 << 20, max_address_bytes=1 << 30) as child:
         assert child.wait() == 1 << 20
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from llmedge.core.errors import IntegrityError, LlmedgeError, UnsupportedError, UsageError
+from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
 from llmedge.runtime.chat_template import ChatTemplate
 from llmedge.runtime.model import Model, ModelOptions
+from tests.fakes import works_or_is_refused
 from tests.gguf_files import write_tiny_model
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -47,9 +48,11 @@ def test_a_model_without_a_template_says_so(tmp_path: Path):
     path = write_tiny_model(
         tmp_path / "plain.gguf", change=lambda w: w.kv_data[0].pop("tokenizer.chat_template")
     )
-    with Model.load(path, ModelOptions(vocab_only=True)) as model:
-        with pytest.raises(UnsupportedError, match=r"plain.gguf has no chat template") as caught:
-            ChatTemplate.of_model(model)
+    with (
+        Model.load(path, ModelOptions(vocab_only=True)) as model,
+        pytest.raises(UnsupportedError, match=r"plain.gguf has no chat template") as caught,
+    ):
+        ChatTemplate.of_model(model)
     assert "/v1/completions" in caught.value.hint
 
 
@@ -62,7 +65,10 @@ def test_tojson_renders_as_transformers_does():
 
 
 def test_loop_controls_work():
-    source = "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{% if i > 3 %}{% break %}{% endif %}{{ i }}{% endfor %}"
+    source = (
+        "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}"
+        "{% if i > 3 %}{% break %}{% endif %}{{ i }}{% endfor %}"
+    )
     assert render(source) == "023"
 
 
@@ -101,6 +107,10 @@ def test_a_huge_template_is_refused():
         ChatTemplate("x" * (2 << 20))
 
 
+DOUBLING = (
+    "{% set n = namespace(s='aaaaaaaa') %}{% for i in range(40) %}"
+    "{% set n.s = n.s OP n.s %}{% endfor %}"
+)
 HOSTILE = {
     "attributes of the interpreter": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "a function's globals": "{{ raise_exception.__globals__ }}",
@@ -112,7 +122,7 @@ HOSTILE = {
     "a long string, other way": "{{ 1000000000 * 'a' }}",
     "a long list": "{{ [0] * 1000000000 }}",
     "a string repeated into a long one": "{% set a = 'a' * 9999 %}{{ a * 9999 * 9999 }}",
-    "a huge number": "{{ 9 ** 9 ** 9 ** 9 }}",
+    "a huge number": "{{ 9 ** 99999999 }}",
     "a padded string": "{{ 'a'.ljust(1000000000) }}",
     "a padded number": "{{ '%1000000000d' % 1 }}",
     "a centred string": "{{ 'a' | center(1000000000) }}",
@@ -123,8 +133,10 @@ HOSTILE = {
     "a call that is no function": "{{ messages() }}",
     "an undefined name's attribute": "{{ nothing.at.all }}",
     "a number that is no text": "{{ 1 + 'a' }}",
-    "text doubled in a loop": "{% set n = namespace(s='aaaaaaaa') %}{% for i in range(40) %}{% set n.s = n.s + n.s %}{% endfor %}",
-    "text joined in a loop": "{% set n = namespace(s='aaaaaaaa') %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "text doubled in a loop": DOUBLING.replace("OP", "+"),
+    "text joined in a loop": DOUBLING.replace("OP", "~"),
+    "a number squared in a loop": DOUBLING.replace("OP", "*").replace("'aaaaaaaa'", "99999999"),
+    "tabs expanded": "{{ ('\t' * 9999).expandtabs(9999) }}",
     "a wide format": "{{ '{:>300000000}'.format('a') }}",
     "a width from an argument": "{{ '{:{}}'.format('a', 300000000) }}",
     "a wide format filter": "{{ '%400000000d' | format(1) }}",
@@ -133,8 +145,10 @@ HOSTILE = {
     "letters replaced by a method": "{{ ('a' * 9999).replace('a', 'b' * 9999) }}",
     "a long separator": "{{ ['a'] * 9999 | length }}{{ (['a'] * 9999) | join('b' * 9999) }}",
     "a long separator, by a method": "{{ ('b' * 9999).join(['a'] * 9999) }}",
-    "loops in loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}",
-    "a recursion that doubles": "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "loops in loops": "{% for a in range(9999) %}" * 3 + "{% endfor %}" * 3,
+    "a recursion that doubles": (
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}"
+    ),
     "no recursion's end": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
 }
 
@@ -142,10 +156,8 @@ HOSTILE = {
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_template_ends_in_an_error_of_ours_or_in_nothing(what: str):
     start = time.monotonic()
-    try:
+    with works_or_is_refused():
         assert render(HOSTILE[what]) == ""  # what the sandbox hides is undefined, and renders so
-    except LlmedgeError as error:
-        assert error.message
     assert time.monotonic() - start < 5
 
 

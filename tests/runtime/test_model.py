@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from llmedge.core import interrupts
 from llmedge.core.errors import (
     IntegrityError,
     InterruptedByUser,
@@ -66,11 +67,16 @@ def test_loading_reports_how_far_it_is_and_can_be_stopped(smollm2: Path):
 
 
 def test_an_interrupt_while_loading_is_no_damage(smollm2: Path):
+    shares: list[float] = []
+
     def interrupt(share: float) -> bool:
-        raise InterruptedByUser("stopped by SIGINT")
+        shares.append(share)
+        interrupts.deliver(InterruptedByUser("stopped by SIGINT"))
+        return True
 
     with pytest.raises(InterruptedByUser):
         Model.load(smollm2, on_progress=interrupt)
+    assert shares == [0.0]
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path):

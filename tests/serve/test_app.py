@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from llmedge.core.errors import ContextLengthError, EngineError, UsageError
-from llmedge.serve.server import ServeOptions, background_server
+from llmedge.serve.server import ServeOptions, background_server, bind
 from tests.fakes import FakeEngine
 
 CHAT = "/v1/chat/completions"
@@ -262,15 +262,20 @@ def wait_until(condition) -> None:
 def test_a_port_that_is_taken_is_a_usage_error(client: Client):
     port = int(client.host.split(":")[1])
     with pytest.raises(UsageError, match="cannot be listened on") as caught:
-        with background_server(FakeEngine(), ServeOptions(port=port)):
-            pass
+        bind(ServeOptions(port=port))
     assert "--port" in caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("host", "port"), [("127.0.0.1", 70000), ("256.1.1.1", 0), ("no.such.host.invalid", 0)]
+    ("host", "port"),
+    [
+        ("127.0.0.1", 70000),
+        ("256.1.1.1", 0),
+        ("no.such.host.invalid", 0),
+        ("a..b", 0),
+        ("x" * 100, 0),
+    ],
 )
 def test_an_address_that_cannot_be_meant_is_a_usage_error(host: str, port: int):
     with pytest.raises(UsageError):
-        with background_server(FakeEngine(), ServeOptions(host=host, port=port)):
-            pass
+        bind(ServeOptions(host=host, port=port))

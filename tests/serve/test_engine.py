@@ -34,9 +34,11 @@ def engine(smollm2: Path, tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def client(engine: InProcessEngine):
-    with background_server(engine, OPTIONS) as url:
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-            yield client
+    with (
+        background_server(engine, OPTIONS) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield client
 
 
 def collect(engine: InProcessEngine, request: Generation) -> list[object]:

@@ -28,9 +28,14 @@ def test_a_file_appears_whole(tmp_path: Path):
 def test_an_error_leaves_what_was_there(tmp_path: Path):
     target = tmp_path / "file"
     target.write_bytes(b"old")
-    with pytest.raises(UsageError), replacing(target) as partial:
-        partial.write_bytes(b"half of the new")
-        raise UsageError("no")
+
+    def write_half() -> None:
+        with replacing(target) as partial:
+            partial.write_bytes(b"half of the new")
+            raise UsageError("no")
+
+    with pytest.raises(UsageError):
+        write_half()
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

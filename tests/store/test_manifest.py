@@ -71,7 +71,7 @@ def test_a_damaged_sidecar_is_an_error_with_its_path(tmp_path: Path, data: bytes
 
 def test_a_later_schema_asks_for_an_update(tmp_path: Path):
     (tmp_path / "m.json").write_bytes(b'{"schema": "llmedge.manifest/2", "new": 1}')
-    with pytest.raises(UnsupportedError, match="llmedge.manifest/2"):
+    with pytest.raises(UnsupportedError, match=r"llmedge.manifest/2"):
         read_manifest(tmp_path / "m.gguf")
 
 
