@@ -67,8 +67,9 @@ def add_weights(writer: gguf.GGUFWriter, n_vocab: int, random: np.random.Generat
     """Add a llama's tensors."""
     n_kv = N_EMBD // N_HEADS * N_KV_HEADS
 
-    def matrix(name: str, n_out: int, n_in: int) -> None:
+    def matrix(name: str, n_out: int, n_in: int, n_zero_rows: int = 0) -> None:
         weights = random.standard_normal((n_out, n_in)) / np.sqrt(n_in)
+        weights[:n_zero_rows] = 0
         writer.add_tensor(name, weights.astype(np.float32))
 
     def norm(name: str) -> None:
@@ -87,7 +88,8 @@ def add_weights(writer: gguf.GGUFWriter, n_vocab: int, random: np.random.Generat
         matrix(f"{prefix}.ffn_up.weight", N_FF, N_EMBD)
         matrix(f"{prefix}.ffn_down.weight", N_EMBD, N_FF)
     norm("output_norm.weight")
-    matrix("output.weight", n_vocab, N_EMBD)
+    # The control tokens are never the most likely: greedy text has no end.
+    matrix("output.weight", n_vocab, N_EMBD, n_zero_rows=3)
 
 
 def raw_header(
