@@ -248,6 +248,9 @@ def _listen(inbox: queue.Queue[object]) -> None:
             inbox.put(_receive(sys.stdin.buffer))
         except (EOFError, OSError):
             os._exit(130)
+        except BaseException:  # noqa: BLE001 - a word that cannot be read must not leave us waiting
+            traceback.print_exc()
+            os._exit(1)
 
 
 def _signal_name(number: int) -> str:

@@ -22,7 +22,7 @@ from llmedge.gguf.memory import KvCacheOptions, estimate_memory, kv_type
 from llmedge.host.cpu import read_cpu
 from llmedge.host.memory import read_memory
 from llmedge.runtime.handle import Handle
-from llmedge.runtime.library import collected_errors, library, library_info
+from llmedge.runtime.library import collected_errors, last_error, library, library_info
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,12 +123,15 @@ class Context(Handle):
             EngineError: llama.cpp failed; the context should be closed.
             IntegrityError: The batch carries a token that the model does not have.
         """
-        with self._lock, collected_errors() as errors:
-            code = int(library().llama_decode(self.pointer, batch.pointer))
+        # The hot path: nothing but the call, or the idle threads of OpenMP fall asleep.
+        with self._lock:
+            code = library().llama_decode(self.pointer, batch.pointer)
         self._n_outputs = batch.n_outputs if code == 0 else 0
-        if code in (0, 1, 2):
+        if code == 0:
+            return DecodeResult.OK
+        if code in (1, 2):
             return DecodeResult(code)
-        reason = errors[-1] if errors else f"code {code}"
+        reason = last_error() or f"code {code}"
         if code == -1:
             raise IntegrityError(f"llama.cpp refuses the batch: {reason}")
         raise EngineError(f"llama.cpp failed while computing: {reason}")

@@ -11,6 +11,7 @@ import ctypes
 import functools
 import importlib.metadata
 import logging
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("llmedge.llama_cpp")
 _listeners: list[Callable[[int, str], None]] = []
 _keep_alive: list[object] = []
+_last_error: deque[str] = deque([""], maxlen=1)
 
 WHEEL_INDEX = "https://abetlen.github.io/llama-cpp-python/whl/cpu"
 LEVEL_WARNING, LEVEL_ERROR = 3, 4
@@ -103,6 +105,11 @@ def library_info() -> LibraryInfo:
     )
 
 
+def last_error() -> str:
+    """Return the last line that llama.cpp logged as an error, "" before the first."""
+    return _last_error[-1]
+
+
 @contextlib.contextmanager
 def log_listener(listener: Callable[[int, str], None]) -> Generator[None]:
     """Hand every piece of llama.cpp's log to a function, on the thread that logs it.
@@ -136,6 +143,8 @@ def collected_errors() -> Generator[list[str]]:
 
 def _on_log(level: int, text: bytes, _: int | None) -> None:
     message = text.decode("utf-8", "replace")
+    if level == LEVEL_ERROR and message.strip():
+        _last_error.append(message.strip())
     for listener in tuple(_listeners):
         listener(level, message)
     if _log.isEnabledFor(logging.DEBUG) and message.strip():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -110,8 +111,9 @@ class Quantizer:
             IntegrityError: llama.cpp refuses the file or crashes on it.
         """
         self._child.say(native_path(target))
-        for name in self._messages():
-            on_tensor(name)
+        for names in self._messages():
+            for name in names:
+                on_tensor(name)
 
     def close(self) -> None:
         """End the child, wherever it is."""
@@ -177,6 +179,27 @@ class _LogReader:
                 self.wanted[match[1]] = match[2].upper()
 
 
+class _Outbox:
+    """Tells the parent of finished tensors, a few times a second: each message costs both sides."""
+
+    _INTERVAL_S = 0.1
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
+        self._names: list[str] = []
+        self._sent_at = time.monotonic()
+
+    def add(self, name: str) -> None:
+        self._names.append(name)
+        if time.monotonic() - self._sent_at > self._INTERVAL_S:
+            self.send()
+
+    def send(self) -> None:
+        if self._names:
+            self._talk.say(self._names)
+        self._names, self._sent_at = [], time.monotonic()
+
+
 def _quantize(talk: Talk, source: Path, options: QuantizerOptions) -> None:
     """Run in the child: a dry run, then the real one when the parent names a target."""
     targets: dict[str, str] = {}
@@ -185,9 +208,10 @@ def _quantize(talk: Talk, source: Path, options: QuantizerOptions) -> None:
         _call(source, b"unused", options, dry_run=True)
     talk.say((targets, reader.wanted))
     target = talk.hear()
-    watcher = _LogReader(lambda name, _: talk.say(name))
-    with log_listener(watcher.feed):
+    outbox = _Outbox(talk)
+    with log_listener(_LogReader(lambda name, _: outbox.add(name)).feed):
         _call(source, target, options, dry_run=False)
+    outbox.send()
 
 
 def _call(source: Path, target: Any, options: QuantizerOptions, *, dry_run: bool) -> None:

@@ -1,5 +1,6 @@
 import ctypes
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -107,6 +108,13 @@ def test_an_exit_is_a_bug_and_no_crash():
 def test_a_result_that_cannot_be_sent_is_a_bug():
     with Child(return_a_lock) as child, pytest.raises(RuntimeError, match="pickle"):
         child.wait()
+
+
+def test_a_function_that_the_child_cannot_import_is_a_bug_and_no_hang():
+    function = type(add)(add.__code__, {})
+    function.__module__, function.__qualname__ = "tests.host.test_child", "add"
+    with pytest.raises((RuntimeError, pickle.PicklingError)), Child(function) as child:
+        child.wait(silence_s=20)
 
 
 def test_what_the_child_prints_does_not_reach_the_conversation():
