@@ -239,10 +239,8 @@ class _Parser:
         magic = self._take(4, "the magic number")
         if magic != MAGIC:
             what = "an HTML page" if magic[:1] == b"<" else f"something that starts with {magic!r}"
-            raise IntegrityError(
-                f"{self._path} is not a GGUF file but {what}",
-                "download or convert the model again",
-            )
+            hint = "download or convert the model again"
+            raise IntegrityError(f"{self._path} is not a GGUF file but {what}", hint)
         version = cast("int", self._scalar("I", "the version"))
         if version not in (2, 3):
             order = " or of a big-endian machine" if version & 0xFFFF == 0 else ""

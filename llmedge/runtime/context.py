@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmedge.core import interrupts
 from llmedge.core.errors import (
     EngineError,
     IntegrityError,
@@ -125,7 +126,11 @@ class Context(Handle):
         """
         # The hot path: nothing but the call, or the idle threads of OpenMP fall asleep.
         with self._lock:
-            code = library().llama_decode(self.pointer, batch.pointer)
+            interrupts.hold()
+            try:
+                code = library().llama_decode(self.pointer, batch.pointer)
+            finally:
+                interrupts.release()
         self._n_outputs = batch.n_outputs if code == 0 else 0
         if code == 0:
             return DecodeResult.OK

@@ -162,7 +162,11 @@ def test_an_interrupt_at_any_moment_ends_the_process(
         process.stdin = None
         time.sleep(delay_s)
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=20)
+        try:
+            _, stderr = process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _, stderr = process.communicate()
         assert process.returncode in ((130, 0) if command == "serve" else (130,)), stderr
         assert "Traceback" not in stderr
 
