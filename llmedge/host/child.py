@@ -22,13 +22,13 @@ import sys
 import tempfile
 import threading
 import traceback
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, cast
 
+from llmedge.core.closable import Closable
 from llmedge.core.errors import LlmedgeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import TracebackType
 
 ResultT = TypeVar("ResultT")
 
@@ -74,7 +74,7 @@ class Talk:
         return self._inbox.get()
 
 
-class Child(Generic[ResultT]):
+class Child(Closable, Generic[ResultT]):
     """One run of a function in a fresh process.
 
     Args:
@@ -168,17 +168,6 @@ class Child(Generic[ResultT]):
         for stream in (self._input, self._output, self._stderr):
             with contextlib.suppress(OSError):
                 stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _read(self) -> None:
         while True:

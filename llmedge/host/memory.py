@@ -6,16 +6,13 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
 
 import psutil
 
+from llmedge.core.closable import Closable
 from llmedge.core.errors import ResourceError
 from llmedge.core.units import format_mb
 from llmedge.host import cgroup
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ def read_process_memory(pid: int) -> ProcessMemory | None:
     return ProcessMemory(info.rss, anonymous)
 
 
-class PeakMemory:
+class PeakMemory(Closable):
     """Watches another process's memory on a thread until it is stopped.
 
     Resident memory comes from the kernel's own high-water mark where there is one; anonymous
@@ -88,15 +85,8 @@ class PeakMemory:
         self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the watch."""
         self._stop.set()
 
     def stop(self) -> ProcessMemory:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
+
+from llmedge.core.closable import Closable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 
 class ClosedHandleError(RuntimeError):
@@ -20,7 +21,7 @@ def _free(free: Callable[[Any], None], pointer: Any, owner: Handle | None) -> No
     free(pointer)
 
 
-class Handle:
+class Handle(Closable):
     """Owns a pointer and frees it when closed.
 
     Args:
@@ -68,14 +69,3 @@ class Handle:
             for dependent in list(self._dependents):
                 dependent.close()
             self._finalizer()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

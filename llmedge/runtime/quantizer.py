@@ -11,8 +11,9 @@ import ctypes
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from llmedge.core.closable import Closable
 from llmedge.core.errors import IntegrityError, ResourceError, UsageError
 from llmedge.gguf.quant_types import BY_NAME
 from llmedge.host.child import Child, ChildDied, Talk
@@ -22,7 +23,6 @@ from llmedge.runtime.model import native_path
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from types import TracebackType
 
     from llmedge.gguf.reader import Header, TensorInfo
 
@@ -72,7 +72,7 @@ class TensorPlan:
         return self.wanted_type is not None
 
 
-class Quantizer:
+class Quantizer(Closable):
     """One run of the quantizer: `plan` first, then `run`, in a child of its own.
 
     Args:
@@ -118,17 +118,6 @@ class Quantizer:
     def close(self) -> None:
         """End the child, wherever it is."""
         self._child.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _messages(self) -> Any:
         try:

@@ -135,6 +135,11 @@ class _Answer:
 
     def usage(self, report: GenerationReport) -> Chunk:
         """Return the chunk that counts the tokens: no choices."""
+        chunk = self._chunk([])
+        chunk.usage = _usage(report)
+        return chunk
+
+    def _chunk(self, choices: list[Any]) -> Chunk:
         raise NotImplementedError
 
 
@@ -158,11 +163,6 @@ class _ChatAnswer(_Answer):
         chunk.timings = _timings(report)
         return chunk
 
-    def usage(self, report: GenerationReport) -> Chunk:
-        chunk = self._chunk([])
-        chunk.usage = _usage(report)
-        return chunk
-
     def _chunk(self, choices: list[schema.ChunkChoice]) -> schema.ChatChunk:
         return schema.ChatChunk(**self._common, choices=choices, object="chat.completion.chunk")
 
@@ -184,11 +184,6 @@ class _TextAnswer(_Answer):
     def last(self, report: GenerationReport) -> Chunk:
         chunk = self._chunk([schema.TextChoice("", _reason(report))])
         chunk.timings = _timings(report)
-        return chunk
-
-    def usage(self, report: GenerationReport) -> Chunk:
-        chunk = self._chunk([])
-        chunk.usage = _usage(report)
         return chunk
 
     def _chunk(self, choices: list[schema.TextChoice]) -> schema.TextCompletion:

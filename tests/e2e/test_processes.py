@@ -19,7 +19,6 @@ from tests.gguf.test_fuzz import mutations
 
 LLMEDGE = [sys.executable, "-m", "llmedge"]
 CODES = (0, 2, 3, 4, 5, 6)
-N_FILES = 30
 
 
 def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -195,11 +194,15 @@ def test_closed_and_full_outputs_are_no_tracebacks(tiny_model: Path, line: str):
     assert done.returncode == code
 
 
-def test_thirty_damaged_files_through_the_commands(tiny_model: Path, tmp_path: Path):
+SOME, MANY = 30, pytest.param(200, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("n_files", [SOME, MANY])
+def test_damaged_files_through_the_commands(tiny_model: Path, tmp_path: Path, n_files: int):
     data = tiny_model.read_bytes()
     header_end = read_header(tiny_model).data_offset
     path = tmp_path / "damaged.gguf"
-    for number, damaged in enumerate(mutations(data, header_end, N_FILES)):
+    for number, damaged in enumerate(mutations(data, header_end, n_files)):
         path.write_bytes(damaged)
         command = (["show"], ["quantize", "-t", "Q4_0", "-o", str(tmp_path / "out"), "--overwrite"])
         for name, *options in command:
@@ -210,12 +213,13 @@ def test_thirty_damaged_files_through_the_commands(tiny_model: Path, tmp_path: P
             assert len(done.stderr) < 5000
 
 
-def test_thirty_damaged_files_through_the_server(tiny_model: Path, tmp_path: Path):
+@pytest.mark.parametrize("n_files", [SOME, MANY])
+def test_damaged_files_through_the_server(tiny_model: Path, tmp_path: Path, n_files: int):
     data = tiny_model.read_bytes()
     header_end = read_header(tiny_model).data_offset
     path = tmp_path / "damaged.gguf"
     served = 0
-    for number, damaged in enumerate(mutations(data, header_end, N_FILES)):
+    for number, damaged in enumerate(mutations(data, header_end, n_files)):
         path.write_bytes(damaged)
         server = Server(path, "--ctx", 256)
         if not server.url:
@@ -228,7 +232,7 @@ def test_thirty_damaged_files_through_the_server(tiny_model: Path, tmp_path: Pat
         status, _ = server.post("/v1/completions", {"prompt": "a", "max_tokens": 2})
         assert status in (200, 400, 500, 503)
         assert server.stop() == 0
-    assert served < N_FILES
+    assert served < n_files
 
 
 def test_completion_is_shown(home: Path):
