@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # Metadata that the quantizer adds or widens; the exact header is verified once it is written.
 _HEADER_SLACK_BYTES = 64 << 10
+_UNQUANTIZED = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,8 @@ def quantize(
         plan = quantizer.plan()
         if options.dry_run:
             return _report(mix, target, plan, header)
+        if not options.allow_requantize:
+            _refuse_requantizing(source, plan)
         make_folder(target.parent)
         header_bytes = header.data_offset + len(plan) * header.alignment + _HEADER_SLACK_BYTES
         require_free_disk(target.parent, header_bytes + sum(tensor.n_bytes for tensor in plan))
@@ -167,6 +170,17 @@ def target_path(source: Path, mix: Mix, options: QuantizeOptions, settings: Sett
     if options.folder is None:
         return variant_path(settings, name, mix.name)
     return options.folder / f"{name}-{mix.name}.gguf"
+
+
+def _refuse_requantizing(source: Path, plan: tuple[TensorPlan, ...]) -> None:
+    changed = [tensor for tensor in plan if tensor.source_type != tensor.target_type]
+    for tensor in changed:
+        if tensor.source_type not in _UNQUANTIZED:
+            raise UsageError(
+                f"{source} is quantized already ({tensor.name} is {tensor.source_type}); "
+                "quantizing it again loses more",
+                "start from a 16-bit file, or accept the loss with --allow-requantize",
+            )
 
 
 def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:

@@ -130,9 +130,9 @@ def test_progress_counts_the_sources_bytes_up_to_the_end(settings: Settings, tin
 
 
 def test_a_quantized_source_needs_a_word(run, smollm2: Path, tmp_path: Path):
-    with pytest.raises(UsageError, match="quantized already"):
-        run(smollm2)
-    assert contents(tmp_path / "out") == set()
+    with pytest.raises(UsageError, match=r"quantized already \(blk.0.ffn_down.weight is Q4_1\)"):
+        run(smollm2, "Q4_0")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_variant_that_exists_needs_a_word(run, tiny_model: Path):
