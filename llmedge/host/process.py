@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import IO
 
@@ -12,6 +13,11 @@ import psutil
 def is_running(pid: int) -> bool:
     """Whether a process with this id runs."""
     return psutil.pid_exists(pid)
+
+
+def has_program(name: str) -> bool:
+    """Whether a program with this name can be run."""
+    return shutil.which(name) is not None
 
 
 def open_nothing(mode: str) -> IO[str]:

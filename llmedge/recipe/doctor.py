@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +11,7 @@ from llmedge.core.errors import UnsupportedError
 from llmedge.core.units import format_mb, format_mib
 from llmedge.host.cpu import Cpu, read_cpu, read_cpu_flags
 from llmedge.host.memory import SystemMemory, read_free_disk, read_memory
+from llmedge.host.process import has_program
 from llmedge.runtime.library import WHEEL_INDEX, LibraryInfo, library_info
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _feature_findings(library: LibraryInfo) -> Iterator[Finding]:
 def _offload_finding(library: LibraryInfo, cpu: Cpu) -> Finding:
     if library.can_offload:
         return Finding("GPU offload", "available; --gpu-layers sets how much")
-    has_nvidia = shutil.which("nvidia-smi") is not None
+    has_nvidia = has_program("nvidia-smi")
     if has_nvidia:
         fix = f"CMAKE_ARGS=-DGGML_CUDA=on {_REBUILD}"
         return Finding("GPU offload", "an NVIDIA GPU, but a CPU build of llama.cpp", "note", fix)

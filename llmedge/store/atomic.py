@@ -6,10 +6,10 @@ import contextlib
 import errno
 import os
 import re
-import sys
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import NotFoundError, ResourceError
+from llmedge.host.files import flush, flush_folder
 from llmedge.host.process import is_running
 
 if TYPE_CHECKING:
@@ -37,10 +37,9 @@ def replacing(path: Path) -> Generator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+        flush(partial)
         os.replace(partial, path)  # noqa: PTH105 - the point of this module, said plainly
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
     except OSError as error:
         raise ResourceError(
             f"{path} could not be written: {error.strerror or error}",
@@ -86,13 +85,3 @@ def sweep_partials(folder: Path) -> list[Path]:
             path.unlink(missing_ok=True)
             removed.append(path)
     return removed
-
-
-def _flush_folder(folder: Path) -> None:
-    if sys.platform == "win32":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

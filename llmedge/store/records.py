@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from llmedge.core.errors import ResourceError
+from llmedge.host.files import append
 from llmedge.store.atomic import make_folder
 
 if TYPE_CHECKING:
@@ -36,12 +36,7 @@ def append_record(settings: Settings, kind: Kind, record: object) -> Path:
     make_folder(path.parent)
     line = msgspec.json.encode(record, enc_hook=str) + b"\n"
     try:
-        # One write in append mode: two processes never mix their lines.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(descriptor, line)
-        finally:
-            os.close(descriptor)
+        append(path, line)
     except OSError as error:
         raise ResourceError(f"{path} could not be written: {error.strerror}") from None
     return path

@@ -57,17 +57,17 @@ def test_kernels_that_the_processor_has_and_the_build_does_not_use_are_named(set
 @pytest.mark.parametrize(
     ("platform", "machine", "nvidia", "offload", "word"),
     [
-        ("linux", "x86_64", None, True, "available"),
-        ("linux", "x86_64", "/usr/bin/nvidia-smi", False, "NVIDIA"),
-        ("darwin", "arm64", None, False, "Metal"),
-        ("linux", "x86_64", None, False, "not in this build"),
+        ("linux", "x86_64", False, True, "available"),
+        ("linux", "x86_64", True, False, "NVIDIA"),
+        ("darwin", "arm64", False, False, "Metal"),
+        ("linux", "x86_64", False, False, "not in this build"),
     ],
 )
 def test_offload_is_told_for_each_kind_of_machine(
     monkeypatch, platform, machine, nvidia, offload, word
 ):
     monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(doctor.shutil, "which", lambda _: nvidia)
+    monkeypatch.setattr(doctor, "has_program", lambda _: nvidia)
     library, cpu = (
         replace(library_info(), can_offload=offload),
         replace(read_cpu(), machine=machine),
