@@ -19,7 +19,6 @@ from pydantic import (
 from llmedge.core.errors import LlmedgeError, NotFoundError, UsageError
 from llmedge.gguf.mixes import find_mix
 
-SCHEMA_VERSION = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 _MAX_REFERENCE_CHARS = 250
 

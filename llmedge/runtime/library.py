@@ -28,7 +28,7 @@ _keep_alive: list[object] = []
 _last_error: deque[str] = deque([""], maxlen=1)
 
 WHEEL_INDEX = "https://abetlen.github.io/llama-cpp-python/whl/cpu"
-LEVEL_WARNING, LEVEL_ERROR = 3, 4
+LEVEL_ERROR = 4
 _DEFAULT_MAX_BUFFER_BYTES = 8 << 30
 
 
@@ -115,7 +115,7 @@ def log_listener(listener: Callable[[int, str], None]) -> Generator[None]:
     """Hand every piece of llama.cpp's log to a function, on the thread that logs it.
 
     Args:
-        listener: Takes the level (`LEVEL_WARNING` …; 5 continues the line) and the text, which
+        listener: Takes the level (`LEVEL_ERROR` …; 5 continues the line) and the text, which
             may be part of a line.
     """
     _listeners.append(listener)
