@@ -76,3 +76,8 @@ BY_NAME = {quant_type.name: quant_type for quant_type in BY_ID.values()}
 
 F16 = BY_NAME["F16"]
 F32 = BY_NAME["F32"]
+
+
+def align(offset: int, alignment: int) -> int:
+    """Return the first multiple of `alignment` at or after `offset`."""
+    return (offset + alignment - 1) // alignment * alignment

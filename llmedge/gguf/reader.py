@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError
-from llmedge.gguf.quant_types import BY_ID, QuantType
+from llmedge.gguf.quant_types import BY_ID, QuantType, align
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAGIC = b"GGUF"
-_MAX_NAME_BYTES = 63  # GGML_MAX_NAME less the final zero
+MAX_NAME_BYTES = 63  # GGML_MAX_NAME less the final zero
 _MAX_KEY_BYTES = 65535
 # The longest strings in use are whole tokenizer.json files of some tens of megabytes, the longest
 # arrays vocabularies of some hundred thousand tokens. A sparse file may claim anything for free.
@@ -33,7 +33,7 @@ _MAX_STRING_BYTES = 64 << 20
 _MAX_METADATA_BYTES = 192 << 20
 _MAX_STRINGS = 4 << 20
 _BLOCK_BYTES = 1 << 20
-_MAX_DIMS = 4
+MAX_DIMS = 4
 _MAX_ALIGNMENT = 1 << 20
 _INT64_MAX = (1 << 63) - 1
 _KEPT_ITEMS = 4096  # longer arrays keep their place in the file, not their values
@@ -201,10 +201,6 @@ def read_header(path: Path) -> Header:
         return _Parser(path, file).parse()
 
 
-def _align(offset: int, alignment: int) -> int:
-    return (offset + alignment - 1) // alignment * alignment
-
-
 class _Digest(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
@@ -229,7 +225,7 @@ class _Parser:
             metadata[key] = self._value(key)
         alignment = self._alignment(metadata)
         tensors = tuple(self._tensor() for _ in range(n_tensors))
-        data_offset = _align(self._at, alignment) if tensors else self._at
+        data_offset = align(self._at, alignment) if tensors else self._at
         self._check_layout(tensors, alignment, data_offset)
         if not isinstance(metadata.get("general.architecture"), str):
             raise self._broken("it does not say its architecture (general.architecture)")
@@ -321,10 +317,10 @@ class _Parser:
         return value
 
     def _tensor(self) -> TensorInfo:
-        name = self._string(_MAX_NAME_BYTES, "a tensor's name")
+        name = self._string(MAX_NAME_BYTES, "a tensor's name")
         self._check_name(name, "tensor name")
         n_dims = cast("int", self._scalar("I", f"the dimensions of {name}"))
-        if not 1 <= n_dims <= _MAX_DIMS:
+        if not 1 <= n_dims <= MAX_DIMS:
             raise self._broken(f"tensor {name} has {n_dims} dimensions")
         shape = tuple(cast("int", self._scalar("Q", f"the shape of {name}")) for _ in range(n_dims))
         kind = cast("int", self._scalar("I", f"the type of {name}"))
@@ -357,7 +353,7 @@ class _Parser:
                 raise self._broken(
                     f"it is truncated: tensor {tensor.name} ends {missing} bytes after the file"
                 )
-            expected = _align(expected + tensor.n_bytes, alignment)
+            expected = align(expected + tensor.n_bytes, alignment)
 
     def _take(self, n_bytes: int, what: str) -> bytes:
         if self._at + n_bytes > _MAX_METADATA_BYTES:

@@ -1,0 +1,136 @@
+"""GGUF headers, written: metadata, tensor infos, and where each tensor's bytes will lie.
+
+Knows nothing of weights: the caller writes each tensor at `data_offset + offset` and pads it.
+
+Source: ggml/docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from llmedge.core.errors import UnsupportedError
+from llmedge.gguf.quant_types import align
+from llmedge.gguf.reader import MAGIC, MAX_DIMS, MAX_NAME_BYTES, TensorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from llmedge.gguf.quant_types import QuantType
+
+VERSION = 3
+ALIGNMENT = 32
+
+# An integer is written as u32 (i32 when negative, u64 when large), a float as f32; the integers
+# of a list as i32.
+Scalar: TypeAlias = "bool | int | float | str | bytes"
+Value: TypeAlias = (
+    "Scalar | Sequence[bool] | Sequence[int] | Sequence[float] | Sequence[str | bytes]"
+)
+
+_U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64 = 4, 5, 6, 7, 8, 9, 10
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """Metadata as it lies in a file.
+
+    Attributes:
+        n_keys: How many keys.
+        data: Their bytes, one after the other.
+    """
+
+    n_keys: int
+    data: bytes
+
+    def __add__(self, other: Metadata) -> Metadata:
+        return Metadata(self.n_keys + other.n_keys, self.data + other.data)
+
+
+def encode_metadata(values: Mapping[str, Value]) -> Metadata:
+    """Encode keys and values, in order."""
+    parts = [_string(key) + _value(value) for key, value in values.items()]
+    return Metadata(len(parts), b"".join(parts))
+
+
+def lay_out(
+    tensors: Iterable[tuple[str, tuple[int, ...], QuantType]],
+) -> tuple[TensorInfo, ...]:
+    """Give each tensor its place in the data section.
+
+    Args:
+        tensors: Name, shape in GGML's order (fastest first), and type.
+
+    Raises:
+        UnsupportedError: A name or a shape does not fit the format.
+    """
+    infos: list[TensorInfo] = []
+    offset = 0
+    for name, shape, quant_type in tensors:
+        if len(name.encode()) > MAX_NAME_BYTES or not 1 <= len(shape) <= MAX_DIMS:
+            raise UnsupportedError(
+                f"tensor {name} with shape {list(shape)} does not fit the GGUF format"
+            )
+        info = TensorInfo(name, shape, quant_type, offset)
+        infos.append(info)
+        offset = align(offset + info.n_bytes, ALIGNMENT)
+    return tuple(infos)
+
+
+def encode_header(metadata: Metadata, tensors: Sequence[TensorInfo]) -> bytes:
+    """Return everything before the data section, padding included."""
+    head = MAGIC + struct.pack("<IQQ", VERSION, len(tensors), metadata.n_keys)
+    infos = b"".join(_tensor_info(tensor) for tensor in tensors)
+    size = len(head) + len(metadata.data) + len(infos)
+    padding = bytes(align(size, ALIGNMENT) - size) if tensors else b""
+    return b"".join((head, metadata.data, infos, padding))
+
+
+def padded_bytes(tensor: TensorInfo) -> int:
+    """Bytes that a tensor takes in the file, padding included."""
+    return align(tensor.n_bytes, ALIGNMENT)
+
+
+def _tensor_info(tensor: TensorInfo) -> bytes:
+    n_dims = len(tensor.shape)
+    return _string(tensor.name) + struct.pack(
+        f"<I{n_dims}QIQ", n_dims, *tensor.shape, tensor.quant_type.id, tensor.offset
+    )
+
+
+def _string(text: str | bytes) -> bytes:
+    data = text.encode() if isinstance(text, str) else text
+    return struct.pack("<Q", len(data)) + data
+
+
+def _value(value: Value) -> bytes:
+    if isinstance(value, (str, bytes, bool, int, float)):
+        kind = _kind(value)
+        return struct.pack("<I", kind) + _scalar(kind, value)
+    kind = _I32 if not value else _item_kind(value)
+    head = struct.pack("<IIQ", _ARRAY, kind, len(value))
+    return head + b"".join(_scalar(kind, item) for item in value)
+
+
+def _item_kind(values: Sequence[Scalar]) -> int:
+    kind = _kind(values[0])
+    return _I32 if kind in (_U32, _U64) else kind
+
+
+def _kind(value: Scalar) -> int:
+    if isinstance(value, bool):
+        return _BOOL
+    if isinstance(value, int):
+        return _I32 if value < 0 else _U32 if value < 1 << 32 else _U64
+    return _F32 if isinstance(value, float) else _STRING
+
+
+_CODES = {_U32: "<I", _I32: "<i", _F32: "<f", _BOOL: "<?", _U64: "<Q"}
+
+
+def _scalar(kind: int, value: Scalar) -> bytes:
+    if isinstance(value, (str, bytes)):
+        return _string(value)
+    return struct.pack(_CODES[kind], value)
