@@ -1,0 +1,1 @@
+"""From a checkpoint straight to a GGUF variant."""

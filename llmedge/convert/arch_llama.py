@@ -1,0 +1,68 @@
+"""Llama and what is shaped like it: Mistral, Mixtral, SmolLM."""
+
+from __future__ import annotations
+
+from llmedge.convert.architecture import Architecture, Guard
+from llmedge.convert.edits import PERMUTE_QK, split_gate_up
+from llmedge.convert.hyperparameters import llama3_factors, rope_dimensions
+
+_KINDS = frozenset({"default", "linear", "yarn", "llama3"})
+
+EXPERTS = {
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_up_proj": "ffn_gate_up_exps.weight",
+    "mlp.experts.down_proj": "ffn_down_exps.weight",
+    "mlp.experts.*.gate_proj": "ffn_gate_exps",
+    "mlp.experts.*.up_proj": "ffn_up_exps",
+    "mlp.experts.*.down_proj": "ffn_down_exps",
+}
+EXPERT_EDITS = {"ffn_gate_up_exps.weight": split_gate_up}
+
+ARCHITECTURES = (
+    Architecture(
+        "llama",
+        "Llama, Mistral",
+        ("LlamaForCausalLM", "MistralForCausalLM"),
+        edits=PERMUTE_QK,
+        metadata=rope_dimensions,
+        extra=llama3_factors,
+        rope_kinds=_KINDS,
+    ),
+    Architecture(
+        "llama",
+        "Mixtral",
+        ("MixtralForCausalLM",),
+        block=EXPERTS
+        | {
+            "block_sparse_moe.gate": "ffn_gate_inp",
+            "block_sparse_moe.experts.*.w1": "ffn_gate_exps",
+            "block_sparse_moe.experts.*.w3": "ffn_up_exps",
+            "block_sparse_moe.experts.*.w2": "ffn_down_exps",
+        },
+        edits={**PERMUTE_QK, **EXPERT_EDITS},
+        metadata=rope_dimensions,
+        rope_kinds=_KINDS,
+    ),
+    Architecture(
+        "smollm3",
+        "SmolLM3",
+        ("SmolLM3ForCausalLM",),
+        edits=PERMUTE_QK,
+        metadata=rope_dimensions,
+        guards=(
+            Guard(
+                "no_rope_layers",
+                lambda config: (
+                    config.get("no_rope_layers", every_fourth(config.n_layers))
+                    == every_fourth(config.n_layers)
+                ),
+                "llama.cpp leaves out rope in every fourth layer, whatever the checkpoint says",
+            ),
+        ),
+    ),
+)
+
+
+def every_fourth(n_layers: int) -> list[int]:
+    """Return SmolLM3's pattern: 1 where a layer has rope."""
+    return [int((layer + 1) % 4 != 0) for layer in range(n_layers)]

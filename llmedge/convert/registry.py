@@ -1,0 +1,60 @@
+"""Every class that is shown to be right, and what to say of the others."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from llmedge.convert import arch_llama
+from llmedge.core.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from llmedge.convert.architecture import Architecture
+    from llmedge.convert.config import Config
+
+ARCHITECTURES: tuple[Architecture, ...] = (*arch_llama.ARCHITECTURES,)
+BY_CLASS = {name: architecture for architecture in ARCHITECTURES for name in architecture.classes}
+
+
+def find_architecture(config: Config) -> Architecture:
+    """Return what a checkpoint's class becomes.
+
+    Raises:
+        IntegrityError: The configuration names no class.
+        UnsupportedError: The class is not registered.
+    """
+    name = config.architecture
+    if name in BY_CLASS:
+        return BY_CLASS[name]
+    close = difflib.get_close_matches(name, BY_CLASS, n=1, cutoff=0.8)
+    similar = f" ({close[0]} is, which may be another model)" if close else ""
+    raise UnsupportedError(
+        f"{name} is not among the classes that are shown to convert rightly{similar}",
+        "`llmedge convert --list-architectures` shows them",
+    )
+
+
+def check_guards(architecture: Architecture, config: Config) -> None:
+    """Refuse a configuration that llama.cpp would run otherwise than the original.
+
+    Raises:
+        UnsupportedError: One of the guards does not hold; it names the field.
+    """
+    for guard in architecture.guards:
+        if not guard.holds(config):
+            raise UnsupportedError(
+                f"{config.architecture} with {guard.field} = {config.get(guard.field)!r} cannot be "
+                f"converted: {guard.because}",
+                "use a checkpoint with another setting; the result would be wrong in silence",
+            )
+    activation = config.get("hidden_act")
+    if activation is not None and activation not in architecture.activations:
+        raise UnsupportedError(
+            f"{config.architecture} with hidden_act = {activation!r} cannot be converted: "
+            f"llama.cpp computes {' or '.join(sorted(architecture.activations))} in its place"
+        )
+    if config.rope.kind not in architecture.rope_kinds:
+        raise UnsupportedError(
+            f"{config.architecture} with rope_type = {config.rope.kind!r} cannot be converted: "
+            f"llama.cpp applies {', '.join(sorted(architecture.rope_kinds))} here"
+        )

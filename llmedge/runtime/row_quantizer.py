@@ -1,0 +1,101 @@
+"""ggml's row quantizer: float32 rows in, blocks out, the interpreter free meanwhile.
+
+Any number of threads may call it at once. The bytes are those of `llama_model_quantize`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmedge.core.errors import IntegrityError, UnsupportedError
+from llmedge.core.settings import prepare_openmp
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmedge.gguf.quant_types import QuantType
+
+
+def quantize_rows(
+    quant_type: QuantType,
+    rows: NDArray[np.float32],
+    importance: NDArray[np.float32] | None = None,
+) -> NDArray[np.uint8]:
+    """Quantize rows of one matrix.
+
+    Args:
+        quant_type: What they become; F32, F16 and BF16 too.
+        rows: `(n_rows, n_columns)`, columns a multiple of the type's block.
+        importance: Weight of each column's error, `(n_columns,)`; `None` weighs them alike.
+
+    Returns:
+        Their bytes.
+
+    Raises:
+        IntegrityError: A weight is not finite, or too large for the type.
+    """
+    rows = np.ascontiguousarray(rows, np.float32)
+    if quant_type.name == "F32":
+        out = rows.reshape(-1).view(np.uint8)
+    else:
+        out = np.empty(rows.shape[0] * quant_type.row_bytes(rows.shape[1]), np.uint8)
+        kept = None if importance is None else np.ascontiguousarray(importance, np.float32)
+        weights = None if kept is None else _address(kept)
+        _prepare(quant_type.id)
+        written = _functions().ggml_quantize_chunk(
+            quant_type.id, _address(rows), _address(out), 0, *rows.shape, weights
+        )
+        if written != out.size:
+            raise RuntimeError(f"ggml wrote {written} bytes of {out.size}")
+    if not _functions().ggml_validate_row_data(quant_type.id, _address(out), out.size):
+        raise IntegrityError(
+            f"a weight is not finite or does not fit {quant_type.name}",
+            "is the checkpoint damaged? For values beyond F16's range use BF16",
+        )
+    return out
+
+
+def _address(array: NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+@functools.cache
+def _prepare(type_id: int) -> None:
+    """Build the lookup tables of the IQ types, once; ggml guards it with a lock."""
+    _functions().ggml_quantize_init(type_id)
+
+
+@functools.cache
+def _functions() -> Any:
+    """Load ggml's base library, which the whole of llama.cpp does not have to be loaded for."""
+    prepare_openmp()
+    spec = importlib.util.find_spec("llama_cpp")
+    folder = Path(str(spec and spec.origin)).parent / "lib"
+    for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll", "libggml-base.dll"):
+        if (folder / name).is_file():
+            library = ctypes.CDLL(str(folder / name))
+            break
+    else:
+        raise UnsupportedError(f"llama-cpp-python has no ggml-base library in {folder}")
+    pointer = ctypes.c_void_p
+    library.ggml_quantize_init.argtypes = [ctypes.c_int]
+    library.ggml_quantize_init.restype = None
+    library.ggml_validate_row_data.argtypes = [ctypes.c_int, pointer, ctypes.c_size_t]
+    library.ggml_validate_row_data.restype = ctypes.c_bool
+    library.ggml_quantize_chunk.argtypes = [
+        ctypes.c_int,
+        pointer,
+        pointer,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        pointer,
+    ]
+    library.ggml_quantize_chunk.restype = ctypes.c_size_t
+    return library
