@@ -15,6 +15,7 @@ import llmedge
 from llmedge.cli import (
     bench,
     chat,
+    convert,
     demo,
     doctor,
     evaluate,
@@ -43,6 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
+    convert.convert_command,
     quantize.quantize_command,
     evaluate.evaluate_command,
     bench.bench_command,

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from llmedge.convert.config import Config
-from llmedge.convert.rows import Rows
-
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from llmedge.convert.config import Config
+    from llmedge.convert.rows import Rows
     from llmedge.gguf.writer import Value
 
 Edit: TypeAlias = "Callable[[Rows, Config], Rows | Mapping[str, Rows]]"

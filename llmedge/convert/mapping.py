@@ -1,4 +1,4 @@
-"""From a checkpoint's tensors to the model's: names, stacked experts, edits, and nothing left over."""
+"""From a checkpoint's tensors to the model's: names, stacked experts, edits; nothing left over."""
 
 from __future__ import annotations
 

@@ -1,71 +1,269 @@
-"""One conversion: planned to the byte before anything is written, then streamed."""
+"""One conversion: planned to the byte before anything is written, then streamed and verified."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llmedge.convert.hyperparameters import common_metadata
-from llmedge.convert.mapping import map_tensors
-from llmedge.convert.registry import check_guards, find_architecture
-from llmedge.convert.rows import source_rows
-from llmedge.convert.stream import OutputTensor, StreamOptions, write_tensors
-from llmedge.gguf.quant_types import F32
-from llmedge.gguf.writer import Metadata, encode_header, encode_metadata, lay_out
-from llmedge.store.resumable import ResumableFile
+import llmedge
+from llmedge.convert.adapter import read_adapter
+from llmedge.convert.config import read_config
+from llmedge.convert.estimate import estimate_seconds, range_bytes
+from llmedge.convert.general import checkpoint_name, general_metadata, hub_origin, read_license
+from llmedge.convert.model import ModelPlan, dominant_type, plan_model
+from llmedge.convert.output import OutputFile, choose_types, output_files
+from llmedge.convert.pooling import read_pooling
+from llmedge.convert.report import ConversionReport, ConvertOptions, describe
+from llmedge.convert.stream import StreamOptions, write_tensors
+from llmedge.convert.tokenizer import convert_tokenizer
+from llmedge.core.errors import IntegrityError, ResourceError, UnsupportedError, UsageError
+from llmedge.gguf.imatrix_file import read_imatrix
+from llmedge.gguf.mixes import Mix, require_imatrix
+from llmedge.gguf.reader import read_header
+from llmedge.gguf.writer import encode_metadata
+from llmedge.host.cpu import read_cpu
+from llmedge.host.files import flush_folder
+from llmedge.host.memory import require_free_disk
+from llmedge.runtime.library import library_info
+from llmedge.store.atomic import make_folder
+from llmedge.store.catalog import variant_path
+from llmedge.store.checkpoint import CheckpointSource, FolderCheckpoint
+from llmedge.store.manifest import Manifest, Source, hash_file, sidecar_path, write_manifest
+from llmedge.store.reference import model_name
+from llmedge.store.resumable import ResumableFile, partial_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from llmedge.convert.architecture import Architecture
-    from llmedge.convert.config import Config
-    from llmedge.core.progress import Progress
-    from llmedge.store.checkpoint import CheckpointSource
+    from llmedge.core.progress import Progress, Task
+    from llmedge.core.settings import Settings
+    from llmedge.gguf.imatrix_file import Imatrix
+    from llmedge.gguf.mix_rules import Assignment
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    architecture: Architecture
-    header: bytes
-    tensors: tuple[OutputTensor, ...]
-    ignored: tuple[str, ...]
+class Conversion:
+    """A conversion that can be written.
+
+    Attributes:
+        report: What it will be.
+        files: What to write.
+        options: How.
+        stream: How to stream.
+        identity: What the result depends on besides the headers.
+        folder: The checkpoint's.
+    """
+
+    report: ConversionReport
+    files: tuple[OutputFile, ...]
+    options: ConvertOptions
+    stream: StreamOptions
+    identity: str
+    folder: Path
 
 
-def plan_conversion(
-    source: CheckpointSource, config: Config, tokenizer: Metadata, *, guarded: bool = True
-) -> Plan:
-    architecture = find_architecture(config)
-    config = config.with_defaults(architecture.defaults)
-    if guarded:
-        check_guards(architecture, config)
-    plain = {name: source_rows(source, name) for name in source.tensors}
-    mapped = map_tensors(architecture, config, plain)
-    metadata = model_metadata(architecture, config) + tokenizer
-    infos = lay_out((name, tuple(reversed(rows.shape)), F32) for name, rows in mapped.rows.items())
-    tensors = tuple(
-        OutputTensor(info, rows) for info, rows in zip(infos, mapped.rows.values(), strict=True)
+def plan(
+    folder: Path, source: CheckpointSource, options: ConvertOptions, settings: Settings
+) -> Conversion:
+    """Find out everything about a conversion but its weights.
+
+    Args:
+        folder: Where the checkpoint's configuration and tokenizer lie.
+        source: Its weights.
+        options: How to convert.
+        settings: Where the store is, and how many threads.
+
+    Raises:
+        NotFoundError: Something of the checkpoint is missing.
+        UnsupportedError: It is not shown to convert rightly, or the mix cannot be made of it.
+        IntegrityError: It is damaged.
+        ResourceError: The memory allowed is too little.
+    """
+    imatrix = read_imatrix(options.imatrix) if options.imatrix else None
+    require_imatrix(options.mix, has_imatrix=imatrix is not None)
+    adapter = read_adapter(options.adapter) if options.adapter else None
+    model = plan_model(source, read_config(folder), adapter)
+    types = choose_types(
+        options.mix,
+        model.rows,
+        model.shape,
+        source_type=dominant_type(source),
+        has_imatrix=imatrix is not None,
     )
-    return Plan(architecture, encode_header(metadata, infos), tensors, mapped.ignored)
-
-
-def model_metadata(architecture: Architecture, config: Config) -> Metadata:
-    values = common_metadata(config) | dict(architecture.metadata(config))
-    general = {"general.architecture": architecture.name, "general.file_type": 0}
-    return encode_metadata(
-        general | {f"{architecture.name}.{key}": v for key, v in values.items() if v is not None}
+    _require_coverage(types, imatrix)
+    tokenizer, tokenizer_report = convert_tokenizer(
+        folder, model.n_vocab, model.architecture.name, options.tokenizer
     )
+    name = model_name_of(folder)
+    target = _target(folder, name, options, settings)
+    metadata = encode_metadata(_metadata(folder, model, options.mix)) + tokenizer
+    files = output_files(
+        target, metadata, model.rows, types, imatrix, max_bytes=options.split_bytes
+    )
+    n_threads = options.n_threads or settings.threads or read_cpu().default_threads
+    stream = StreamOptions(n_threads, range_bytes(options.memory_bytes, n_threads))
+    report = describe(name, options, model, files, types, tokenizer_report, stream)
+    parts = (source.identity, _identity(options.imatrix), adapter and adapter.identity)
+    identity = repr((*parts, llmedge.__version__))
+    return Conversion(report, files, options, stream, identity, folder)
 
 
-def write_plan(plan: Plan, target: Path, options: StreamOptions, progress: Progress) -> str:
-    identity = hashlib.sha256(plan.header).hexdigest()
-    with (
-        ResumableFile(target, identity) as file,
-        progress.task("convert", total=len(plan.header), unit="bytes") as task,
-    ):
-        write_tensors(file, plan.header, plan.tensors, options, task)
-        digest = file.finish()
-    os.replace(file.path, target)
-    return digest
+def with_estimate(conversion: Conversion) -> ConversionReport:
+    """Return the plan with the time that quantizing will take here."""
+    tensors = [tensor for file in conversion.files for tensor in file.tensors]
+    seconds = estimate_seconds(tensors, conversion.stream.n_threads)
+    return replace(conversion.report, estimated_s=round(seconds, 1))
+
+
+def convert(conversion: Conversion, progress: Progress) -> ConversionReport:
+    """Write what was planned.
+
+    A file appears under its name only when it is complete, on the disk, and its header is what was
+    planned. What a kill leaves is gone on with by the next run of the same conversion.
+
+    Raises:
+        UsageError: The target exists, or another process is making it.
+        ResourceError: The disk has too little room.
+        IntegrityError: The checkpoint is damaged, or what was written is not what was planned.
+    """
+    options, files = conversion.options, conversion.files
+    for file in files:
+        if file.path.exists() and not options.overwrite:
+            raise UsageError(f"{file.path} exists", "add --overwrite to replace it")
+    folder = files[0].path.parent
+    make_folder(folder)
+    _require_disk(folder, files)
+    start = time.perf_counter()
+    hashes: list[str] = []
+    n_resumed = done = 0
+    with progress.task(options.mix.name, total=conversion.report.file_bytes, unit="bytes") as task:
+        for file in files:
+            sha256, resumed = _write(file, conversion, _Offset(task, done))
+            hashes.append(sha256)
+            n_resumed += resumed
+            done += file.n_bytes
+    report = replace(
+        conversion.report,
+        convert_s=round(time.perf_counter() - start, 2),
+        n_resumed=n_resumed,
+        sha256=tuple(hashes),
+    )
+    write_manifest(files[0].path, _manifest(conversion, report))
+    return report
+
+
+def open_checkpoint(folder: Path) -> FolderCheckpoint:
+    """Open a folder's weights; close it after the conversion."""
+    return FolderCheckpoint(folder)
+
+
+def model_name_of(folder: Path) -> str:
+    """Return the store name for what a checkpoint becomes."""
+    return model_name(folder.with_name(checkpoint_name(folder)))
+
+
+class _Offset:
+    """A task's share for one of several files."""
+
+    def __init__(self, task: Task, offset: int) -> None:
+        self._task = task
+        self._offset = offset
+
+    def update(self, completed: float, note: str = "") -> None:
+        self._task.update(self._offset + completed, note)
+
+
+def _write(file: OutputFile, conversion: Conversion, task: Task) -> tuple[str, int]:
+    identity = hashlib.sha256(file.header + conversion.identity.encode()).hexdigest()
+    try:
+        with ResumableFile(file.path, identity, resume=conversion.options.resume) as partial:
+            n_resumed = partial.n_pieces
+            write_tensors(partial, file.header, file.tensors, conversion.stream, task)
+            sha256 = partial.finish()
+        _verify(partial.path, file)
+        # An older variant's sidecar must not stand beside the new one, not for a moment.
+        sidecar_path(file.path).unlink(missing_ok=True)
+        os.replace(partial.path, file.path)  # noqa: PTH105 - the moment it exists
+        flush_folder(file.path.parent)
+    except OSError as error:
+        raise ResourceError(
+            f"{file.path} could not be written: {error.strerror or error}",
+            "free some space and run the same command again: it goes on where it was",
+        ) from error
+    return sha256, n_resumed
+
+
+def _verify(path: Path, file: OutputFile) -> None:
+    header = read_header(path)
+    planned = tuple(tensor.info for tensor in file.tensors)
+    if header.tensors != planned or header.file_bytes != file.n_bytes:
+        raise IntegrityError(f"{path} is not what was planned", "run the command again")
+
+
+def _require_disk(folder: Path, files: tuple[OutputFile, ...]) -> None:
+    there = (partial_path(file.path) for file in files)
+    kept = sum(path.stat().st_size for path in there if path.is_file())
+    require_free_disk(folder, max(0, sum(file.n_bytes for file in files) - kept))
+
+
+def _require_coverage(types: Mapping[str, Assignment], imatrix: Imatrix | None) -> None:
+    for name, assignment in types.items():
+        if assignment.needs_imatrix and (imatrix is None or name not in imatrix.weights):
+            raise UnsupportedError(
+                f"{name} as {assignment.quant_type.name} needs an importance matrix that covers it",
+                "give one with --imatrix that was computed for this model, or choose another type",
+            )
+
+
+def _metadata(folder: Path, model: ModelPlan, mix: Mix) -> dict[str, object]:
+    values: dict[str, object] = {"general.architecture": model.architecture.name}
+    values |= general_metadata(folder) | {"general.file_type": mix.ftype} | dict(model.metadata)
+    pooling = read_pooling(folder)
+    if pooling is not None:
+        values[f"{model.architecture.name}.pooling_type"] = pooling
+    return values
+
+
+def _target(folder: Path, name: str, options: ConvertOptions, settings: Settings) -> Path:
+    if options.output is None:
+        return variant_path(settings, name, options.mix.name)
+    if options.output.is_dir():
+        return options.output / f"{name}-{options.mix.name}.gguf"
+    if options.output.suffix != ".gguf":
+        raise UsageError(
+            f"{options.output} is neither a folder nor ends in .gguf",
+            f"write -o {options.output}.gguf",
+        )
+    return options.output
+
+
+def _identity(path: Path | None) -> str | None:
+    return hash_file(path) if path else None
+
+
+def _manifest(conversion: Conversion, report: ConversionReport) -> Manifest:
+    origin = hub_origin(conversion.folder)
+    return Manifest(
+        name=report.name,
+        variant=report.mix,
+        file_bytes=report.file_bytes,
+        sha256=report.sha256[0],
+        bits_per_weight=report.bits_per_weight,
+        n_fallbacks=sum(group.n_tensors for group in report.fallbacks),
+        architecture=report.architecture,
+        license=read_license(conversion.folder),
+        source=Source(
+            conversion.folder.resolve().name,
+            hashlib.sha256(conversion.identity.encode()).hexdigest(),
+            *(origin or ()),
+        ),
+        arguments={
+            "threads": conversion.stream.n_threads,
+            "imatrix": _identity(conversion.options.imatrix) or "",
+        },
+        tools={"llmedge": llmedge.__version__, "llama_cpp": library_info().label},
+    )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
+from dataclasses import dataclass
+from importlib import resources
 from typing import TYPE_CHECKING
 
 from llmedge.convert import arch_llama
@@ -14,6 +17,40 @@ if TYPE_CHECKING:
 
 ARCHITECTURES: tuple[Architecture, ...] = (*arch_llama.ARCHITECTURES,)
 BY_CLASS = {name: architecture for architecture in ARCHITECTURES for name in architecture.classes}
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRow:
+    """One class, and how closely llama.cpp follows it on a tiny random checkpoint.
+
+    Attributes:
+        model_class: Its name in transformers.
+        family: Whose models these are.
+        architecture: llama.cpp's name.
+        argmax: Share of equal predictions.
+        kl: Mean KL divergence, in nats; 1 less the cosine for embedding models.
+        relative: Largest error, relative to the largest logit.
+    """
+
+    model_class: str
+    family: str
+    architecture: str
+    argmax: float
+    kl: float
+    relative: float
+
+
+def list_classes() -> list[ClassRow]:
+    """Return every registered class with the figures that were measured last.
+
+    `scripts/measure_parity.py` measures them and writes `parity.json`.
+    """
+    document = resources.files("llmedge.convert") / "parity.json"
+    measured = json.loads(document.read_text(encoding="utf-8"))
+    return [
+        ClassRow(name, BY_CLASS[name].family, BY_CLASS[name].name, **measured[name])
+        for name in sorted(BY_CLASS)
+    ]
 
 
 def find_architecture(config: Config) -> Architecture:

@@ -8,7 +8,9 @@ Source: ggml/docs/gguf.md.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+import sys
+from array import array
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from llmedge.core.errors import UnsupportedError
@@ -23,14 +25,26 @@ if TYPE_CHECKING:
 VERSION = 3
 ALIGNMENT = 32
 
+
+class U16(int):
+    """An integer that its reader wants in 16 bits."""
+
+
+class I32(int):
+    """An integer that its reader wants signed."""
+
+
 # An integer is written as u32 (i32 when negative, u64 when large), a float as f32; the integers
-# of a list as i32.
+# of a list as i32. What is long comes as `StringList` or as an array of "B", "i" or "f", which
+# take no more memory than their bytes in the file.
 Scalar: TypeAlias = "bool | int | float | str | bytes"
 Value: TypeAlias = (
     "Scalar | Sequence[bool] | Sequence[int] | Sequence[float] | Sequence[str | bytes]"
+    " | StringList | array[int] | array[float]"
 )
 
-_U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64 = 4, 5, 6, 7, 8, 9, 10
+_U8 = 0
+_U16, _U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64 = 2, 4, 5, 6, 7, 8, 9, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,24 @@ class Metadata:
 
     def __add__(self, other: Metadata) -> Metadata:
         return Metadata(self.n_keys + other.n_keys, self.data + other.data)
+
+
+@dataclass(slots=True)
+class StringList:
+    """A list of strings as it lies in a file, made one string at a time.
+
+    Attributes:
+        n_strings: How many.
+        data: Their lengths and bytes.
+    """
+
+    n_strings: int = 0
+    data: bytearray = field(default_factory=bytearray)
+
+    def append(self, text: str | bytes) -> None:
+        """Add a string."""
+        self.data += _string(text)
+        self.n_strings += 1
 
 
 def encode_metadata(values: Mapping[str, Value]) -> Metadata:
@@ -106,12 +138,24 @@ def _string(text: str | bytes) -> bytes:
 
 
 def _value(value: Value) -> bytes:
+    if isinstance(value, StringList):
+        return struct.pack("<IIQ", _ARRAY, _STRING, value.n_strings) + value.data
+    if isinstance(value, array):
+        return _array(value)
     if isinstance(value, (str, bytes, bool, int, float)):
         kind = _kind(value)
         return struct.pack("<I", kind) + _scalar(kind, value)
     kind = _I32 if not value else _item_kind(value)
     head = struct.pack("<IIQ", _ARRAY, kind, len(value))
     return head + b"".join(_scalar(kind, item) for item in value)
+
+
+def _array(values: array[int] | array[float]) -> bytes:
+    if sys.byteorder == "big":
+        values = values[:]
+        values.byteswap()
+    head = struct.pack("<IIQ", _ARRAY, _ARRAY_KINDS[values.typecode], len(values))
+    return head + values.tobytes()
 
 
 def _item_kind(values: Sequence[Scalar]) -> int:
@@ -123,11 +167,20 @@ def _kind(value: Scalar) -> int:
     if isinstance(value, bool):
         return _BOOL
     if isinstance(value, int):
-        return _I32 if value < 0 else _U32 if value < 1 << 32 else _U64
+        return _integer_kind(value)
     return _F32 if isinstance(value, float) else _STRING
 
 
-_CODES = {_U32: "<I", _I32: "<i", _F32: "<f", _BOOL: "<?", _U64: "<Q"}
+def _integer_kind(value: int) -> int:
+    if isinstance(value, U16):
+        return _U16
+    if isinstance(value, I32) or value < 0:
+        return _I32
+    return _U32 if value < 1 << 32 else _U64
+
+
+_ARRAY_KINDS = {"B": _U8, "i": _I32, "f": _F32}
+_CODES = {_U16: "<H", _U32: "<I", _I32: "<i", _F32: "<f", _BOOL: "<?", _U64: "<Q"}
 
 
 def _scalar(kind: int, value: Scalar) -> bytes:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import llmedge
 from llmedge.core.errors import IntegrityError, UsageError
+from llmedge.gguf.fallbacks import Fallbacks, group_fallbacks
 from llmedge.gguf.reader import Header, read_header
 from llmedge.host.cpu import read_cpu
 from llmedge.host.memory import require_free_disk
@@ -55,23 +55,6 @@ class QuantizeOptions:
     overwrite: bool = False
     max_buffer_bytes: int = MAX_BUFFER_BYTES
     dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Fallbacks:
-    """Tensors that got another type than the mix wanted: their rows do not fit its blocks.
-
-    Attributes:
-        wanted: The type that the mix wanted.
-        got: The type they have.
-        n_tensors: How many.
-        example: One of them.
-    """
-
-    wanted: str
-    got: str
-    n_tensors: int
-    example: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,18 +231,9 @@ def _report(
         file_bytes=target.stat().st_size if sha256 else None,
         bits_per_weight=round(8 * tensor_bytes / header.n_weights, 4),
         n_tensors=len(plan),
-        fallbacks=_group_fallbacks(plan),
+        fallbacks=group_fallbacks((t.name, t.wanted_type, t.target_type) for t in plan),
         quantize_s=quantize_s,
         sha256=sha256,
-    )
-
-
-def _group_fallbacks(plan: tuple[TensorPlan, ...]) -> tuple[Fallbacks, ...]:
-    pairs = [(tensor.wanted_type, tensor.target_type) for tensor in plan if tensor.wanted_type]
-    examples = {(t.wanted_type, t.target_type): t.name for t in reversed(plan) if t.wanted_type}
-    return tuple(
-        Fallbacks(wanted, got, n, examples[wanted, got])
-        for (wanted, got), n in Counter(pairs).most_common()
     )
 
 

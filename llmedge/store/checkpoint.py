@@ -8,6 +8,7 @@ Source: github.com/huggingface/safetensors, README "Format".
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -87,6 +88,11 @@ class CheckpointSource(Protocol):
         """Bytes of all tensors."""
         ...
 
+    @property
+    def identity(self) -> str:
+        """A hash that changes with the checkpoint, made without reading the weights."""
+        ...
+
     def read_rows(self, name: str, start: int, stop: int) -> memoryview:
         """Return rows `[start, stop)` of a tensor seen as a matrix, little-endian; thread-safe.
 
@@ -122,6 +128,7 @@ class FolderCheckpoint(Closable):
         self._places: dict[str, tuple[RangeReader, int]] = {}
         self._tensors: dict[str, TensorEntry] = {}
         self._readers: list[RangeReader] = []
+        self._digest = hashlib.sha256()
         try:
             for path in _weight_files(folder):
                 self._add(path)
@@ -138,6 +145,11 @@ class FolderCheckpoint(Closable):
     def n_bytes(self) -> int:
         """Bytes of all tensors."""
         return sum(entry.n_rows * entry.row_bytes for entry in self._tensors.values())
+
+    @property
+    def identity(self) -> str:
+        """Hash of the files' names, sizes, times and headers."""
+        return self._digest.hexdigest()
 
     def read_rows(self, name: str, start: int, stop: int) -> memoryview:
         """Return rows `[start, stop)` of a tensor seen as a matrix."""
@@ -160,6 +172,9 @@ class FolderCheckpoint(Closable):
             raise NotFoundError(f"{path} cannot be read: {error.strerror}") from None
         self._readers.append(reader)
         entries, data_start = _read_entries(path, reader)
+        status = path.stat()
+        facts = (path.name, status.st_size, status.st_mtime_ns, sorted(entries))
+        self._digest.update(repr(facts).encode())
         for name, entry in entries.items():
             if name in self._tensors:
                 raise IntegrityError(f"tensor {name} is in two files of {path.parent}")
@@ -219,7 +234,7 @@ def _read_entries(path: Path, reader: RangeReader) -> tuple[dict[str, _RawEntry]
 
 
 def _check_places(path: Path, entries: Mapping[str, _RawEntry], n_data: int) -> None:
-    """Hold every tensor's place to its shape and to the file: no gap, no overlap, no end missing."""
+    """Hold every tensor to its shape and to the file: no gap, no overlap, nothing missing."""
     at = 0
     for name, entry in sorted(entries.items(), key=lambda item: item[1].data_offsets):
         if entry.dtype not in _DTYPE_BYTES:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from typing import TYPE_CHECKING, BinaryIO
 
 from llmedge.core.closable import Closable
@@ -19,6 +20,7 @@ from llmedge.host.files import exclusive
 if TYPE_CHECKING:
     from pathlib import Path
 
+_PIECE = re.compile(r"^(\d+) (\d+) ([0-9a-f]{64})$", re.MULTILINE)
 _BLOCK_BYTES = 4 << 20
 _FLUSH_BYTES = 256 << 20
 
@@ -113,14 +115,12 @@ class ResumableFile(Closable):
 
     def _read_journal(self, identity: str) -> list[tuple[int, int, str]]:
         try:
-            first, *lines = self._journal_path.read_text().split("\n")
+            first, _, rest = self._journal_path.read_text().partition("\n")
         except (FileNotFoundError, UnicodeDecodeError):
             return []
         if first != identity:
             return []
-        # The last line is empty, or torn by the kill.
-        fields = [line.split(" ") for line in lines[:-1]]
-        return [(int(n), int(at), digest) for n, at, digest in fields]
+        return [(int(n), int(at), digest) for n, at, digest in _PIECE.findall(rest)]
 
     def _believe(self, pieces: list[tuple[int, int, str]]) -> bool:
         """Hash what is there, and stop at the last piece that is what the journal says."""

@@ -10,15 +10,19 @@ import torch
 import transformers
 
 from llmedge.convert.config import read_config
-from llmedge.convert.pipeline import plan_conversion, write_plan
-from llmedge.convert.stream import StreamOptions
+from llmedge.convert.model import plan_model
+from llmedge.convert.output import choose_types, output_files
+from llmedge.convert.stream import StreamOptions, write_tensors
 from llmedge.core.progress import SilentProgress
+from llmedge.gguf.mixes import find_mix
+from llmedge.gguf.quant_types import F32
 from llmedge.gguf.writer import encode_metadata
 from llmedge.runtime.batch import Batch
 from llmedge.runtime.context import Context, ContextOptions, DecodeResult
 from llmedge.runtime.library import library
 from llmedge.runtime.model import Model
 from llmedge.store.checkpoint import FolderCheckpoint
+from llmedge.store.resumable import ResumableFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,10 +124,18 @@ def original_logits(model: Any) -> NDArray[np.float32]:
 
 def convert(folder: Path, path: Path, *, guarded: bool = True) -> Path:
     """Convert to F32, without a vocabulary."""
-    with FolderCheckpoint(folder) as source:
-        plan = plan_conversion(source, read_config(folder), NO_VOCABULARY, guarded=guarded)
-        write_plan(plan, path, StreamOptions(2, 1 << 14), SilentProgress())
-    return path
+    with FolderCheckpoint(folder) as source, ResumableFile(path, "") as file:
+        model = plan_model(source, read_config(folder), guarded=guarded)
+        mix = find_mix("F32")
+        types = choose_types(mix, model.rows, model.shape, source_type=F32, has_imatrix=False)
+        general = {"general.architecture": model.architecture.name}
+        metadata = encode_metadata({**general, **model.metadata}) + NO_VOCABULARY
+        (output,) = output_files(path, metadata, model.rows, types, None, max_bytes=None)
+        with SilentProgress().task("", total=1, unit="") as task:
+            options = StreamOptions(2, 1 << 14)
+            write_tensors(file, output.header, output.tensors, options, task)
+        file.finish()
+    return file.path.rename(path)
 
 
 def llama_cpp_logits(path: Path) -> NDArray[np.float32]:

@@ -1,0 +1,238 @@
+"""`llmedge convert`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmedge.cli.options import ShowFlags, ThreadsOption, grouped
+from llmedge.cli.output import Table, make_progress, note, show_results
+from llmedge.core.errors import UsageError
+from llmedge.core.units import format_mb, format_mib, parse_bytes
+
+if TYPE_CHECKING:
+    from llmedge.convert.report import ConversionReport, ConvertOptions
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ConvertFlags:
+    """How to convert."""
+
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="File or folder; the store by default.", show_default=False
+        ),
+    ] = None
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(help="Importance matrix (GGUF or .dat) of this model.", show_default=False),
+    ] = None
+    threads: ThreadsOption = None
+    memory: Annotated[str, typer.Option(help="Memory to keep within.", metavar="SIZE")] = "200MiB"
+    split_max_size: Annotated[
+        str | None,
+        typer.Option(help="Write parts of at most this size.", metavar="SIZE", show_default=False),
+    ] = None
+    compat: Annotated[
+        bool,
+        typer.Option("--compat", help="Write the tokenizer as llama.cpp before May 2026 knows it."),
+    ] = False
+    allow_tokenizer_mismatch: Annotated[
+        bool,
+        typer.Option(
+            "--allow-tokenizer-mismatch", help="Accept a tokenizer that llama.cpp gets wrong."
+        ),
+    ] = False
+    adapter: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a PEFT LoRA adapter to merge.", show_default=False),
+    ] = None
+    adapter_only: Annotated[
+        bool, typer.Option("--adapter-only", help="Write the adapter alone, for FOLDER's model.")
+    ] = False
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Compare with the original in transformers afterwards."),
+    ] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False
+    resume: Annotated[
+        bool, typer.Option(help="Go on with what a killed conversion left behind.")
+    ] = True
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan only, write nothing.")] = False
+    list_architectures: Annotated[
+        bool, typer.Option("--list-architectures", help="Show the classes that convert.")
+    ] = False
+
+    def convert_options(self, mix: str) -> ConvertOptions:
+        """Return how to convert."""
+        from llmedge.convert.report import ConvertOptions
+        from llmedge.convert.tokenizer import TokenizerOptions
+        from llmedge.gguf.mixes import find_mix
+
+        return ConvertOptions(
+            mix=find_mix(mix),
+            output=self.output,
+            n_threads=self.threads,
+            imatrix=self.imatrix,
+            memory_bytes=parse_bytes(self.memory),
+            split_bytes=parse_bytes(self.split_max_size) if self.split_max_size else None,
+            overwrite=self.overwrite,
+            resume=self.resume,
+            adapter=self.adapter,
+            tokenizer=TokenizerOptions(
+                compat=self.compat, allow_mismatch=self.allow_tokenizer_mismatch
+            ),
+        )
+
+
+@grouped
+def convert_command(
+    source: Annotated[
+        Path | None,
+        typer.Argument(metavar="FOLDER", help="A checkpoint's folder.", show_default=False),
+    ] = None,
+    type_: Annotated[
+        str, typer.Option("--type", "-t", metavar="MIX", help="BF16, Q8_0, Q4_K_M …")
+    ] = "Q4_K_M",
+    *,
+    flags: ConvertFlags,
+    show: ShowFlags,
+) -> None:
+    """Make a GGUF variant straight from a checkpoint, in one pass."""
+    if flags.list_architectures:
+        _list_architectures(show)
+        return
+    if source is None:
+        raise UsageError("a checkpoint's folder is missing", "llmedge convert FOLDER -t Q4_K_M")
+    if flags.adapter_only:
+        _convert_adapter(source, type_, flags, show)
+        return
+    report = _convert(source, flags.convert_options(type_), dry_run=flags.dry_run)
+    _note(report)
+    table = _plan_table(report) if flags.dry_run else _table(report)
+    show_results("convert", [report], table, show.chosen)
+    if flags.verify and not flags.dry_run:
+        _verify(source, report, flags)
+
+
+def _convert(source: Path, options: ConvertOptions, *, dry_run: bool) -> ConversionReport:
+    from llmedge.convert.pipeline import convert, open_checkpoint, plan, with_estimate
+    from llmedge.core.settings import load_settings
+
+    with open_checkpoint(source) as checkpoint:
+        conversion = plan(source, checkpoint, options, load_settings())
+        return with_estimate(conversion) if dry_run else convert(conversion, make_progress())
+
+
+def _convert_adapter(source: Path, mix: str, flags: ConvertFlags, show: ShowFlags) -> None:
+    from llmedge.convert.adapter_file import convert_adapter
+    from llmedge.gguf.mixes import find_mix
+
+    if flags.adapter is None or flags.output is None:
+        raise UsageError(
+            "--adapter-only needs --adapter and -o",
+            "llmedge convert BASE --adapter DIR --adapter-only -t F16 -o lora.gguf",
+        )
+    report = convert_adapter(
+        source, flags.adapter, flags.output, find_mix(mix), overwrite=flags.overwrite
+    )
+    table = Table(
+        ("architecture", "matrices>", "size>", "file"),
+        [
+            (
+                report.architecture,
+                str(report.n_matrices),
+                format_mb(report.file_bytes),
+                str(report.path),
+            )
+        ],
+    )
+    show_results("convert.adapter", [report], table, show.chosen)
+
+
+def _verify(source: Path, report: ConversionReport, flags: ConvertFlags) -> None:
+    from llmedge.convert.verify import require_agreement, verify
+    from llmedge.core.settings import load_settings
+    from llmedge.host.cpu import read_cpu
+
+    n_threads = flags.threads or load_settings().threads or read_cpu().default_threads
+    verification = verify(source, report.path, n_threads)
+    note(
+        f"verified against transformers ({verification.dtype}): KL divergence "
+        f"{verification.kl:.5f}, equal predictions {verification.argmax:.1%} "
+        f"of {verification.n_tokens} tokens"
+    )
+    require_agreement(verification)
+
+
+def _list_architectures(show: ShowFlags) -> None:
+    from llmedge.convert.registry import list_classes
+
+    rows = list_classes()
+    table = Table(
+        ("class", "family", "llama.cpp", "argmax>", "KL>", "relative>"),
+        [
+            (row.model_class, row.family, row.architecture, row.argmax, row.kl, row.relative)
+            for row in rows
+        ],
+    )
+    show_results("convert.architectures", rows, table, show.chosen)
+    note(f"{len(rows)} classes")
+
+
+def _note(report: ConversionReport) -> None:
+    for group in report.fallbacks:
+        note(
+            f"{group.n_tensors} tensors are {group.got} instead of {group.wanted}, "
+            f"whose blocks their rows do not fit (such as {group.example})"
+        )
+    for text in (*report.notes, *report.tokenizer.notes):
+        note(text)
+    if report.n_resumed:
+        note(f"went on after {report.n_resumed} tensors of an earlier run")
+
+
+def _table(report: ConversionReport) -> Table:
+    return Table(
+        ("mix", "size>", "bits/weight>", "tokenizer", "seconds>", "file"),
+        [
+            (
+                report.mix,
+                format_mb(report.file_bytes),
+                f"{report.bits_per_weight:.2f}",
+                _tokenizer(report),
+                f"{report.convert_s:.1f}",
+                str(report.path),
+            )
+        ],
+    )
+
+
+def _plan_table(report: ConversionReport) -> Table:
+    types = ", ".join(f"{share.n_tensors} {share.quant_type}" for share in report.types)
+    return Table(
+        ("what", "value"),
+        [
+            ("class", f"{report.model_class} → {report.architecture}"),
+            ("tokenizer", _tokenizer(report)),
+            ("tensors", types),
+            ("bits/weight", f"{report.bits_per_weight:.2f}"),
+            ("file", str(report.path)),
+            ("size, disk needed", f"{format_mb(report.file_bytes)} ({report.file_bytes} bytes)"),
+            ("files", str(report.n_parts)),
+            ("peak memory", format_mib(report.memory_bytes)),
+            ("quantizing", f"{report.estimated_s:.0f} s here, reading and writing come on top"),
+        ],
+    )
+
+
+def _tokenizer(report: ConversionReport) -> str:
+    tokenizer = report.tokenizer
+    wrong = sum(result.n_mismatches for result in tokenizer.results)
+    checked = sum(result.n_texts for result in tokenizer.results)
+    pre = f"/{tokenizer.pre}" if tokenizer.pre else ""
+    return f"{tokenizer.model}{pre}, {checked - wrong} of {checked} texts alike"

@@ -1,0 +1,213 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmedge.convert.packed import unpack
+from llmedge.convert.packed_mxfp4 import packed_mxfp4_rows, repack_mxfp4
+from llmedge.convert.rows import Rows
+from llmedge.core.errors import IntegrityError, LlmedgeError, UnsupportedError
+from llmedge.store.checkpoint import FolderCheckpoint
+from tests.convert.stored import Stored, in_ranges, store, whole
+
+CONFIG = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+VALUES = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]
+N_EXPERTS, N_EMBD, N_FF = 3, 64, 32
+
+
+def make(*, highest: int = 140) -> dict[str, Stored]:
+    rng = np.random.default_rng(0)
+
+    def experts(name: str, n_out: int, n_in: int) -> dict[str, Stored]:
+        shape = (N_EXPERTS, n_out, n_in // 32)
+        return {
+            f"{name}_blocks": rng.integers(0, 256, (*shape, 16)).astype(np.uint8),
+            f"{name}_scales": rng.integers(highest - 30, highest, shape).astype(np.uint8),
+            f"{name}_bias": rng.normal(size=(N_EXPERTS, n_out)).astype(np.float32),
+        }
+
+    return {
+        **experts("experts.gate_up_proj", 2 * N_FF, N_EMBD),
+        **experts("experts.down_proj", N_EMBD, N_FF),
+    }
+
+
+def by_definition(tensors: dict[str, Stored], name: str) -> np.ndarray:
+    """Weights `(n_experts, n_out, n_in)`, one by one."""
+    blocks, scales = tensors[f"{name}_blocks"], tensors[f"{name}_scales"]
+    assert isinstance(blocks, np.ndarray)
+    assert isinstance(scales, np.ndarray)
+    weights = np.zeros((*blocks.shape[:-1], 32), np.float32)
+    for place in np.ndindex(*blocks.shape):
+        scale = 2.0 ** (int(scales[place[:-1]]) - 127)
+        code = int(blocks[place])
+        weights[(*place[:-1], 2 * place[-1])] = VALUES[code & 15] * scale
+        weights[(*place[:-1], 2 * place[-1] + 1)] = VALUES[code >> 4] * scale
+    return weights.reshape(*blocks.shape[:2], -1)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FolderCheckpoint]:
+    with store(tmp_path_factory.mktemp("mxfp4") / "checkpoint", make()) as source:
+        yield source
+
+
+@pytest.fixture(scope="module")
+def experts(checkpoint: FolderCheckpoint) -> dict[str, Rows]:
+    return unpack(checkpoint, CONFIG)
+
+
+def test_the_tensors_are_those_of_the_unquantized_model(experts: dict[str, Rows]):
+    assert {name: rows.shape for name, rows in experts.items()} == {
+        "experts.gate_up_proj": (N_EXPERTS, N_EMBD, 2 * N_FF),
+        "experts.gate_up_proj_bias": (N_EXPERTS, 2 * N_FF),
+        "experts.down_proj": (N_EXPERTS, N_FF, N_EMBD),
+        "experts.down_proj_bias": (N_EXPERTS, N_EMBD),
+    }
+
+
+@pytest.fixture(scope="module")
+def transposed() -> dict[str, np.ndarray]:
+    names = ("experts.gate_up_proj", "experts.down_proj")
+    return {name: by_definition(make(), name).transpose(0, 2, 1) for name in names}
+
+
+@given(cuts=st.lists(st.integers(0, N_EXPERTS * N_EMBD)))
+def test_ranges_put_together_are_the_whole(
+    experts: dict[str, Rows], transposed: dict[str, np.ndarray], cuts: list[int]
+):
+    for name, expected in transposed.items():
+        assert np.array_equal(in_ranges(experts[name], cuts), expected)
+
+
+@pytest.mark.parametrize("name", ["experts.gate_up_proj", "experts.down_proj"])
+def test_weights_are_what_transformers_makes_of_them(experts: dict[str, Rows], name: str):
+    torch = pytest.importorskip("torch")
+    reference = pytest.importorskip("transformers.integrations.mxfp4")
+    tensors = make()
+    expected = reference.convert_moe_packed_tensors(
+        torch.from_numpy(tensors[f"{name}_blocks"]),
+        torch.from_numpy(tensors[f"{name}_scales"]),
+        dtype=torch.float32,
+    )
+    assert np.array_equal(whole(experts[name]), expected.numpy())
+
+
+def test_one_expert_is_held_at_a_time(experts: dict[str, Rows]):
+    assert experts["experts.gate_up_proj"].whole_bytes == 2 * N_FF * (N_EMBD // 32) * 17
+
+
+def test_gate_up_and_down_are_repacked_without_loss(checkpoint: FolderCheckpoint):
+    gate_up = by_definition(make(), "experts.gate_up_proj")
+    expected = {
+        "gate": gate_up[:, 0::2],
+        "up": gate_up[:, 1::2],
+        "down": by_definition(make(), "experts.down_proj"),
+    }
+    found = {
+        **packed_mxfp4_rows(checkpoint, "experts.gate_up_proj"),
+        **packed_mxfp4_rows(checkpoint, "experts.down_proj"),
+    }
+    assert set(found) == set(expected)
+    for name, rows in found.items():
+        assert rows.packed is not None
+        assert rows.packed.type_name == "MXFP4"
+        assert rows.shape == expected[name].shape
+        assert np.array_equal(whole(rows), expected[name])
+        raw = np.frombuffer(rows.packed.read(0, rows.n_rows), np.uint8).reshape(rows.n_rows, -1)
+        assert raw.shape[1] == rows.n_columns // 32 * 17
+        restored = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.MXFP4)
+        assert np.array_equal(restored.reshape(rows.shape), expected[name])
+
+
+@given(ranges=st.lists(st.tuples(st.integers(0, 96), st.integers(0, 96)), max_size=5))
+def test_packed_bytes_of_any_range_are_that_part_of_the_whole(
+    checkpoint: FolderCheckpoint, ranges: list[tuple[int, int]]
+):
+    for rows in packed_mxfp4_rows(checkpoint, "experts.gate_up_proj").values():
+        assert rows.packed is not None
+        every = rows.packed.read(0, 96)
+        row_bytes = len(every) // 96
+        for one, other in ranges:
+            start, stop = min(one, other), max(one, other)
+            part = every[start * row_bytes : stop * row_bytes]
+            assert rows.packed.read(start, stop) == part
+
+
+@given(block=st.binary(min_size=16, max_size=16), exponent=st.integers(0, 254))
+def test_every_block_survives_repacking_to_the_last_exponent(block: bytes, exponent: int):
+    blocks = np.frombuffer(block, np.uint8).reshape(1, 1, 16)
+    scales = np.array([[exponent]], np.uint8)
+    with np.errstate(over="ignore"):
+        scale = np.ldexp(np.float32(1), exponent - 127)
+        values = np.array([VALUES[half] for byte in block for half in (byte & 15, byte >> 4)])
+        expected = values.astype(np.float32) * scale
+        packed = repack_mxfp4(blocks, scales)
+        assert packed.shape == (1, 17)
+        restored = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType.MXFP4)[0]
+    assert np.array_equal(restored, expected)
+    assert np.array_equal(np.signbit(restored[expected != 0]), np.signbit(expected[expected != 0]))
+
+
+def test_weights_beyond_float32_are_infinite_as_for_ggml_and_warn_of_nothing(tmp_path: Path):
+    tensors: dict[str, Stored] = {
+        "experts.down_proj_blocks": np.full((1, 1, 1, 16), 0x79, np.uint8),
+        "experts.down_proj_scales": np.full((1, 1, 1), 254, np.uint8),
+    }
+    with store(tmp_path / "checkpoint", tensors) as source:
+        values = whole(packed_mxfp4_rows(source, "experts.down_proj")["down"])[0, 0]
+    assert values.tolist() == [-(2.0**126), np.inf] * 16
+
+
+@pytest.mark.parametrize(
+    ("part", "stored", "error"),
+    [
+        ("_scales", None, IntegrityError),
+        ("_scales", np.zeros((3, 64), np.uint8), UnsupportedError),
+        ("_scales", np.zeros((3, 64, 1), np.uint8), IntegrityError),
+        ("_scales", np.zeros((3, 64, 2), np.float32), UnsupportedError),
+        ("_blocks", np.zeros((3, 64, 2, 8), np.uint8), IntegrityError),
+        ("_blocks", np.zeros((3, 64, 32), np.uint8), UnsupportedError),
+        ("_blocks", np.zeros((0, 64, 2, 16), np.uint8), IntegrityError),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_named(
+    tmp_path: Path, part: str, stored: np.ndarray | None, error: type[LlmedgeError]
+):
+    tensors = make()
+    del tensors[f"experts.gate_up_proj{part}"]
+    if stored is not None:
+        tensors[f"experts.gate_up_proj{part}"] = stored
+    with store(tmp_path / "checkpoint", tensors) as source:
+        with pytest.raises(error, match=f"gate_up_proj{part}"):
+            unpack(source, CONFIG)
+        with pytest.raises(error, match=f"gate_up_proj{part}"):
+            packed_mxfp4_rows(source, "experts.gate_up_proj")
+
+
+def test_an_exponent_that_is_no_number_is_an_error_on_both_ways(tmp_path: Path):
+    tensors = make()
+    tensors["experts.down_proj_scales"][1, 2, 0] = 255  # type: ignore[index,call-overload]
+    with store(tmp_path / "checkpoint", tensors) as source:
+        with pytest.raises(IntegrityError, match="down_proj_scales has an exponent"):
+            whole(unpack(source, CONFIG)["experts.down_proj"])
+        down = packed_mxfp4_rows(source, "experts.down_proj")["down"]
+        assert down.packed is not None
+        with pytest.raises(IntegrityError, match="down_proj_scales has an exponent"):
+            down.packed.read(0, down.n_rows)
+
+
+def test_rows_of_gate_and_up_come_in_pairs(tmp_path: Path):
+    tensors: dict[str, Stored] = {
+        "experts.gate_up_proj_blocks": np.zeros((2, 3, 1, 16), np.uint8),
+        "experts.gate_up_proj_scales": np.zeros((2, 3, 1), np.uint8),
+    }
+    with (
+        store(tmp_path / "checkpoint", tensors) as source,
+        pytest.raises(IntegrityError, match="3 rows"),
+    ):
+        packed_mxfp4_rows(source, "experts.gate_up_proj")
