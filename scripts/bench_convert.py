@@ -171,6 +171,7 @@ class Tree:
             time.sleep(0.005)
 
     def join(self) -> int:
+        """Wait for the process's end and return the peak."""
         self._thread.join()
         return self.peak
 
@@ -260,7 +261,7 @@ def bench_kills(checkpoint: Path, work: Path) -> dict[str, object]:
     random.seed(time.time_ns())
     while len(kills) < 10 and not killed.exists():
         process = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
-        moment = random.uniform(0.05, 1.0) * wall * 0.6  # noqa: S311 - moments, not secrets
+        moment = random.uniform(0.05, 1.0) * wall * 0.6
         time.sleep(moment)
         process.kill()
         process.wait()

@@ -176,7 +176,14 @@ def _list_architectures(show: ShowFlags) -> None:
     table = Table(
         ("class", "family", "llama.cpp", "argmax>", "KL>", "relative>"),
         [
-            (row.model_class, row.family, row.architecture, row.argmax, row.kl, row.relative)
+            (
+                row.model_class,
+                row.family,
+                row.architecture,
+                f"{row.argmax:.0%}",
+                f"{row.kl:.1e}",
+                f"{row.relative:.1e}",
+            )
             for row in rows
         ],
     )

@@ -61,13 +61,13 @@ def quantize_command(
 ) -> None:
     """Make quantized variants of a GGUF file."""
     from llmedge.core.settings import load_settings
-    from llmedge.gguf.mixes import find_mix
+    from llmedge.gguf.mixes import find_mix, require_imatrix
     from llmedge.quantize.execute import quantize
 
     settings, options, progress = load_settings(), flags.quantize_options(), make_progress()
     path = model_path(source)
-    mixes = {mix.name: mix for mix in map(find_mix, type_)}.values()
-    reports = [quantize(path, mix, options, settings, progress) for mix in mixes]
+    mixes = [require_imatrix(find_mix(name), has_imatrix=False) for name in type_]
+    reports = [quantize(path, mix, options, settings, progress) for mix in dict.fromkeys(mixes)]
     for report in reports:
         _note_fallbacks(report)
     show_results("quantize", reports, _table(reports), show.chosen)

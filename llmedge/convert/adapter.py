@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -123,7 +123,7 @@ def merge(
 def _find(
     wanted: str,
     tensors: Mapping[str, Rows],
-    by_place: Mapping[object, str],
+    by_place: Mapping[Place | None, str],
     architecture: Architecture,
 ) -> str:
     if wanted in tensors:
@@ -147,7 +147,8 @@ def _add(rows: Rows, low_rank: LowRank) -> Rows:
         if low_rank.magnitude is None:
             return summed
         lengths = np.linalg.norm(summed, axis=1, keepdims=True)
-        return summed * (low_rank.magnitude[start:stop, None] / lengths)
+        factors = low_rank.magnitude[start:stop, None] / lengths
+        return (summed * factors).astype(np.float32, copy=False)
 
     return replace(rows, read=read, packed=None)
 
@@ -173,7 +174,7 @@ def _low_rank(module: str, parts: Mapping[str, Floats], config: Config) -> LowRa
 def _alpha(module: str, config: Config) -> float:
     patterns = config.get("alpha_pattern")
     if isinstance(patterns, dict):
-        for pattern, value in patterns.items():
+        for pattern, value in cast("dict[str, object]", patterns).items():
             if re.match(rf"(.*\.)?({pattern})$", module) and isinstance(value, (int, float)):
                 return float(value)
     return config.number("lora_alpha")

@@ -23,9 +23,8 @@ def permute_heads(n_heads: Callable[[Config], int]) -> Edit:
     """
 
     def edit(rows: Rows, config: Config) -> Rows:
-        n_out = rows.shape[-2] if len(rows.shape) > 1 else rows.shape[0]
         heads = n_heads(config)
-        return gather(rows, pair_halves(n_out, heads), align=n_out // heads)
+        return gather(rows, pair_halves(rows.n_out, heads), align=rows.n_out // heads)
 
     return edit
 
@@ -83,8 +82,7 @@ def regroup(n_groups: Callable[[Config], int], n_parts: int) -> Edit:
     """
 
     def edit(rows: Rows, config: Config) -> Rows:
-        n_out = rows.shape[-2] if len(rows.shape) > 1 else rows.shape[0]
-        order = np.arange(n_out, dtype=np.int64).reshape(n_groups(config), n_parts, -1)
+        order = np.arange(rows.n_out, dtype=np.int64).reshape(n_groups(config), n_parts, -1)
         return gather(rows, order.swapaxes(0, 1).reshape(-1))
 
     return edit

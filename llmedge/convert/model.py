@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from llmedge.convert.adapter import merge
 from llmedge.convert.hyperparameters import common_metadata
@@ -63,7 +63,7 @@ class ModelPlan:
     def _first(self, key: str) -> int:
         value = self.metadata.get(f"{self.architecture.name}.{key}", 0)
         if isinstance(value, (list, tuple)):
-            value = next((item for item in value if item), 0)
+            value = value[0]
         return value if isinstance(value, int) else 0
 
 
@@ -92,7 +92,8 @@ def plan_model(
     if guarded:
         check_guards(architecture, config)
     quantization = config.get("quantization_config") or config.get("compression_config")
-    tensors = unpack(source, quantization if isinstance(quantization, dict) else None)
+    is_packed = isinstance(quantization, dict)
+    tensors = unpack(source, cast("dict[str, object]", quantization) if is_packed else None)
     if adapter is not None:
         tensors = merge(adapter, tensors, architecture)
     mapped = map_tensors(architecture, config, tensors)

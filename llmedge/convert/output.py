@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llmedge.convert.stream import OutputTensor
 from llmedge.core.errors import IntegrityError, UsageError
 from llmedge.gguf.mix_rules import Assignment, ModelShape, TensorShape, assign_types
-from llmedge.gguf.quant_types import BY_NAME
+from llmedge.gguf.quant_types import BY_NAME, F16, F32
 from llmedge.gguf.tensor_roles import storage_type
 from llmedge.gguf.writer import (
     I32,
@@ -81,9 +81,17 @@ def choose_types(
     ]
     types = assign_types(mix, tensors, shape, has_imatrix=has_imatrix)
     for name, part in rows.items():
-        if part.packed is not None:  # blocks that are there already lose nothing as they are
-            types[name] = Assignment(BY_NAME[part.packed.type_name])
+        if packed := _packed_type(part, mix):
+            types[name] = Assignment(packed)
     return types
+
+
+def _packed_type(rows: Rows, mix: Mix) -> QuantType | None:
+    """Return the type of blocks that are there already, which lose nothing as they are."""
+    if rows.packed is None or mix.base in (F16, F32) or mix.base.name == "BF16":
+        return None
+    packed = BY_NAME[rows.packed.type_name]
+    return packed if packed.bits_per_weight <= mix.base.bits_per_weight else None
 
 
 def output_files(

@@ -14,12 +14,11 @@ Source: "OCP Microscaling Formats" 1.0; github.com/huggingface/transformers, int
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmedge.convert.packed_parts import E8M0, Latest, Ledger
+from llmedge.convert.packed_parts import E8M0, Ledger
 from llmedge.convert.rows import PackedRows, Rows
 from llmedge.core.errors import IntegrityError
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
     from llmedge.convert.packed_parts import Bytes, Part
     from llmedge.convert.rows import Floats
-    from llmedge.store.checkpoint import CheckpointSource
 
 _BLOCK = 32
 _CODE_BYTES = 16
@@ -38,37 +36,25 @@ _NO_NUMBER = 255  # as an exponent
 
 
 def unpack_mxfp4(ledger: Ledger, _config: Mapping[str, object]) -> None:
-    """Take every packed stack of experts, transposed as the unquantized model holds it.
+    """Take every packed stack of experts as the matrices `gate_proj`, `up_proj` and `down_proj`.
+
+    Each is `(n_experts, n_out, n_in)`, in floats and as GGML blocks without loss; the unquantized
+    model holds gate and up in one tensor and all of them transposed.
 
     Raises:
         UnsupportedError: Another type or number of axes.
         IntegrityError: Blocks and exponents do not fit each other.
     """
-    latest: Latest[tuple[Bytes, Bytes]] = Latest()
     for name in ledger.prefixes("_blocks"):
-        ledger.put(name, _take(ledger, name).transposed(latest))
-
-
-def packed_mxfp4_rows(source: CheckpointSource, name: str) -> dict[str, Rows]:
-    """Return the matrices in one packed stack of experts, each with its GGML blocks.
-
-    Args:
-        source: The checkpoint.
-        name: `….experts.gate_up_proj` or `….experts.down_proj`.
-
-    Returns:
-        `gate` and `up`, or `down`: `(n_experts, n_out, n_in)`, in floats and packed without loss.
-
-    Raises:
-        UnsupportedError: Another type or number of axes.
-        IntegrityError: Blocks and exponents do not fit each other, or are not there.
-    """
-    experts = _take(Ledger(source), name)
-    if not name.endswith("gate_up_proj"):
-        return {"down": experts.every(1, 0)}
-    if experts.n_out % 2:
-        raise IntegrityError(f"{name} has {experts.n_out} rows: no pairs of gate and up")
-    return {"gate": experts.every(2, 0), "up": experts.every(2, 1)}
+        experts = _take(ledger, name)
+        stem = name.removesuffix("gate_up_proj")
+        if stem == name:
+            ledger.put(name, experts.every(1, 0))
+            continue
+        if experts.n_out % 2:
+            raise IntegrityError(f"{name} has {experts.n_out} rows: no pairs of gate and up")
+        ledger.put(f"{stem}gate_proj", experts.every(2, 0))
+        ledger.put(f"{stem}up_proj", experts.every(2, 1))
 
 
 def repack_mxfp4(blocks: Bytes, scales: Bytes) -> Bytes:
@@ -121,29 +107,6 @@ class _Experts:
         shape = (self.blocks.shape[0], self.n_out // step, self.n_in)
         packed = PackedRows("MXFP4", lambda start, stop: repack_mxfp4(*read(start, stop)).tobytes())
         return Rows(shape, lambda start, stop: _dequantize(*read(start, stop)), packed=packed)
-
-    def transposed(self, latest: Latest[tuple[Bytes, Bytes]]) -> Rows:
-        """Return the experts' matrices as `(n_experts, n_in, n_out)`; one is held at a time."""
-        n_experts, n_out = self.blocks.shape[:2]
-
-        def read(start: int, stop: int) -> Floats:
-            pieces = [np.empty((0, n_out), np.float32)]
-            while start < stop:
-                expert, first = divmod(start, self.n_in)
-                last = min(self.n_in, first + stop - start)
-                codes, exponents = latest.get(
-                    f"{self.blocks.name} {expert}",
-                    partial(self.read, expert * n_out, (expert + 1) * n_out),
-                    is_last=last == self.n_in,
-                )
-                block, last_block = first // _BLOCK, -(-last // _BLOCK)
-                floats = _dequantize(codes[:, block:last_block], exponents[:, block:last_block])
-                pieces.append(floats[:, first - block * _BLOCK : last - block * _BLOCK].T)
-                start += last - first
-            return np.concatenate(pieces)
-
-        held = (self.blocks.n_bytes + self.scales.n_bytes) // n_experts
-        return Rows((n_experts, self.n_in, n_out), read, whole_bytes=held)
 
 
 def _take(ledger: Ledger, name: str) -> _Experts:

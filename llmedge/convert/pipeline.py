@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from llmedge.core.settings import Settings
     from llmedge.gguf.imatrix_file import Imatrix
     from llmedge.gguf.mix_rules import Assignment
+    from llmedge.gguf.writer import Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +220,8 @@ def _require_coverage(types: Mapping[str, Assignment], imatrix: Imatrix | None) 
             )
 
 
-def _metadata(folder: Path, model: ModelPlan, mix: Mix) -> dict[str, object]:
-    values: dict[str, object] = {"general.architecture": model.architecture.name}
+def _metadata(folder: Path, model: ModelPlan, mix: Mix) -> dict[str, Value]:
+    values: dict[str, Value] = {"general.architecture": model.architecture.name}
     values |= general_metadata(folder) | {"general.file_type": mix.ftype} | dict(model.metadata)
     pooling = read_pooling(folder)
     if pooling is not None:

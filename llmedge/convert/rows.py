@@ -51,6 +51,11 @@ class Rows:
         return math.prod(self.shape[:-1])
 
     @property
+    def n_out(self) -> int:
+        """Rows of each of the matrices that are stacked; entries of a vector."""
+        return self.shape[-2:][0]
+
+    @property
     def n_columns(self) -> int:
         """Weights in a row."""
         return self.shape[-1]
@@ -102,7 +107,11 @@ def constant(values: Sequence[float] | Floats) -> Rows:
 
 def apply(rows: Rows, function: Callable[[Floats], Floats]) -> Rows:
     """Change each weight by itself."""
-    return replace(rows, read=lambda start, stop: function(rows.read(start, stop)), packed=None)
+
+    def read(start: int, stop: int) -> Floats:
+        return function(rows.read(start, stop))
+
+    return replace(rows, read=read, packed=None)
 
 
 def reshape(rows: Rows, shape: tuple[int, ...]) -> Rows:
@@ -178,7 +187,7 @@ def cut(rows: Rows, start: int, stop: int) -> Rows:
     Raises:
         IntegrityError: The tensor has fewer rows.
     """
-    per_matrix = rows.shape[-2] if len(rows.shape) > 1 else rows.shape[0]
+    per_matrix = rows.n_out
     if not 0 <= start < stop <= per_matrix:
         raise IntegrityError(f"a tensor of shape {list(rows.shape)} has no rows {start} to {stop}")
     n_matrices = rows.n_rows // per_matrix if len(rows.shape) > 1 else 1

@@ -57,9 +57,7 @@ class SentencePieceModel:
     pieces: list[Piece] = field(default_factory=list[Piece])
     is_unigram: bool = True
     has_byte_fallback: bool = False
-    ids: dict[str, int] = field(
-        default_factory=lambda: {"unk": 0, "bos": 1, "eos": 2, "pad": -1}
-    )
+    ids: dict[str, int] = field(default_factory=lambda: {"unk": 0, "bos": 1, "eos": 2, "pad": -1})
     charsmap: bytes = b""
     adds_prefix: bool = True
     merges_spaces: bool = True

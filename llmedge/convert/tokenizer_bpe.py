@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from llmedge.convert.special_tokens import Configs
     from llmedge.convert.tokenizer_files import Step
 
 MERGES = "merges"

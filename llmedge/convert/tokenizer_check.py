@@ -106,9 +106,7 @@ class Comparison:
                 return Verdict(choice, results, len(self._texts), error.message)
         wrong = [
             sentence
-            for sentence, ours, theirs in zip(
-                self._sentences, self._expected, found, strict=True
-            )
+            for sentence, ours, theirs in zip(self._sentences, self._expected, found, strict=True)
             if ours != theirs
         ]
         n_wrong = Counter(sentence.kind for sentence in wrong)

@@ -133,9 +133,7 @@ class TokenTable:
         """
         self._check(token, text)
         if self.texts[token] is not None:
-            raise broken(
-                self._path, f"id {token} is both {self.texts[token]!r} and {text!r}"
-            )
+            raise broken(self._path, f"id {token} is both {self.texts[token]!r} and {text!r}")
         self.texts[token] = text
         self.kinds[token] = kind
 

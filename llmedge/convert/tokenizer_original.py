@@ -83,9 +83,7 @@ def _encode(talk: Talk, folder: Path, texts: list[str]) -> list[array[int]]:
         tokenizer = _load(source)
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        return [
-            array("i", tokenizer.encode(text, add_special_tokens=False).ids) for text in texts
-        ]
+        return [array("i", tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
 
 
 def _encode_tekken(path: Path, texts: list[str]) -> list[array[int]]:

@@ -179,7 +179,9 @@ def _merges(model: SentencePieceModel, vocab: Mapping[str, int]) -> Iterator[tup
 def _from_vocab_and_merges(path: Path) -> Source:
     merges_file = path.with_name("merges.txt")
     if not merges_file.is_file():
-        raise NotFoundError(f"{merges_file} is missing", "download the checkpoint's merges.txt, too")
+        raise NotFoundError(
+            f"{merges_file} is missing", "download the checkpoint's merges.txt, too"
+        )
     name = _class_name(path.parent)
     if name not in _GPT2_CLASSES | _QWEN2_CLASSES:
         raise UnsupportedError(
@@ -239,7 +241,11 @@ def _from_word_list(path: Path) -> Source:
             "vocab": vocab,
         },
     }
-    return Source(path, msgspec.json.encode(value), OwnTokens(names, adds_bos="cls" in names, adds_eos="sep" in names))
+    return Source(
+        path,
+        msgspec.json.encode(value),
+        OwnTokens(names, adds_bos="cls" in names, adds_eos="sep" in names),
+    )
 
 
 def _added(token: int, text: str, *, special: bool = True) -> dict[str, object]:

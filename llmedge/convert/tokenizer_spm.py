@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from llmedge.convert.special_tokens import Configs
 
 SCORES = "scores"
 SPACE = "▁"
@@ -128,9 +127,7 @@ def _ranks(path: Path, model: BpeModel, n_rows: int) -> array[float]:
     return scores
 
 
-def _scores(
-    model: SentencePieceModel, vocab: Mapping[str, int], n_rows: int
-) -> array[float]:
+def _scores(model: SentencePieceModel, vocab: Mapping[str, int], n_rows: int) -> array[float]:
     scores = array("f", [_UNREACHABLE]) * n_rows
     for piece in model.pieces:
         token = vocab.get(piece.text)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from llmedge.convert.special_tokens import Configs
 
 # What files of before November 2024 leave to the library.
 # Source: mistral_common/tokens/tokenizers/tekken.py.
@@ -172,9 +171,7 @@ def _ranks(path: Path, vocab: list[_Token], n_tokens: int) -> dict[bytes, int]:
     return ranks
 
 
-def _special(
-    path: Path, tokens: list[_Special] | None, n_special: int
-) -> list[tuple[str, bool]]:
+def _special(path: Path, tokens: list[_Special] | None, n_special: int) -> list[tuple[str, bool]]:
     filled = [(f"<SPECIAL_{token}>", True) for token in range(n_special)]
     if tokens is None:
         tokens = [_Special(token, text) for token, text in enumerate(_FIRST_SPECIAL)]

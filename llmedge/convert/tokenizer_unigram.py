@@ -16,9 +16,9 @@ from llmedge.gguf.writer import Metadata, Value, encode_metadata
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmedge.convert.special_tokens import Configs
 
 CHARSMAP = "charsmap"
+
 
 def draft_unigram(checkpoint: Checkpoint, tokenizer: TokenizerJson, model: UnigramModel) -> Draft:
     """Draft a unigram tokenizer.

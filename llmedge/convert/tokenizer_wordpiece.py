@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 from llmedge.convert.special_tokens import find_special_tokens
 from llmedge.convert.tokenizer_draft import Checkpoint, Choice, Draft, TokenKind, TokenTable
-from llmedge.convert.tokenizer_files import TokenizerJson, WordPieceModel
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from llmedge.convert.special_tokens import Configs
+    from llmedge.convert.tokenizer_files import TokenizerJson, WordPieceModel
     from llmedge.gguf.writer import Value
 
 _WORD_START = "▁"
 
 
-def draft_wordpiece(checkpoint: Checkpoint, tokenizer: TokenizerJson, model: WordPieceModel) -> Draft:
+def draft_wordpiece(
+    checkpoint: Checkpoint, tokenizer: TokenizerJson, model: WordPieceModel
+) -> Draft:
     """Draft a WordPiece tokenizer from its tokenizer.json.
 
     Raises:

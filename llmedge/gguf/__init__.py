@@ -1,1 +1,1 @@
-"""GGUF files as data: headers, quant types, mixes, needed memory. Never loads weights."""
+"""GGUF files as data: headers, quant types, mixes, importance matrices. Never loads weights."""

@@ -227,7 +227,8 @@ class _Parser:
         tensors = tuple(self._tensor() for _ in range(n_tensors))
         data_offset = align(self._at, alignment) if tensors else self._at
         self._check_layout(tensors, alignment, data_offset)
-        if not isinstance(metadata.get("general.architecture"), str):
+        is_imatrix = metadata.get("general.type") == "imatrix"  # of any architecture
+        if not is_imatrix and not isinstance(metadata.get("general.architecture"), str):
             raise self._broken("it does not say its architecture (general.architecture)")
         return Header(self._path, version, metadata, tensors, alignment, data_offset, self._size)
 
@@ -276,9 +277,8 @@ class _Parser:
         if n_bytes > self._size - self._at:
             raise self._broken(f"{key} has {length} items, more than the file has room for")
         digest = hashlib.sha256()
-        items: tuple[Scalar, ...] = ()
         if kind == _STRING:
-            items = self._strings(key, length, digest)
+            items: tuple[Scalar, ...] = self._strings(key, length, digest)
         else:
             items = self._numbers(key, length, kind, digest)
         return Array(_TYPE_NAMES[kind], length, items, digest.hexdigest())

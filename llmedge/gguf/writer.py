@@ -11,7 +11,7 @@ import struct
 import sys
 from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from llmedge.core.errors import UnsupportedError
 from llmedge.gguf.quant_types import align
@@ -38,10 +38,8 @@ class I32(int):
 # of a list as i32. What is long comes as `StringList` or as an array of "B", "i" or "f", which
 # take no more memory than their bytes in the file.
 Scalar: TypeAlias = "bool | int | float | str | bytes"
-Value: TypeAlias = (
-    "Scalar | Sequence[bool] | Sequence[int] | Sequence[float] | Sequence[str | bytes]"
-    " | StringList | array[int] | array[float]"
-)
+Items: TypeAlias = "Sequence[bool] | Sequence[int] | Sequence[float] | Sequence[str | bytes]"
+Value: TypeAlias = "Scalar | Items | StringList | array[int] | array[float]"
 
 _U8 = 0
 _U16, _U32, _I32, _F32, _BOOL, _STRING, _ARRAY, _U64 = 2, 4, 5, 6, 7, 8, 9, 10
@@ -141,7 +139,7 @@ def _value(value: Value) -> bytes:
     if isinstance(value, StringList):
         return struct.pack("<IIQ", _ARRAY, _STRING, value.n_strings) + value.data
     if isinstance(value, array):
-        return _array(value)
+        return _array(cast("array[int]", value))
     if isinstance(value, (str, bytes, bool, int, float)):
         kind = _kind(value)
         return struct.pack("<I", kind) + _scalar(kind, value)
@@ -150,7 +148,7 @@ def _value(value: Value) -> bytes:
     return head + b"".join(_scalar(kind, item) for item in value)
 
 
-def _array(values: array[int] | array[float]) -> bytes:
+def _array(values: array[int]) -> bytes:
     if sys.byteorder == "big":
         values = values[:]
         values.byteswap()

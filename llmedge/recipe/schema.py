@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from llmedge.core.errors import LlmedgeError, NotFoundError, UsageError
-from llmedge.gguf.mixes import find_mix
+from llmedge.gguf.mixes import find_mix, require_imatrix
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 _MAX_REFERENCE_CHARS = 250
@@ -49,7 +49,7 @@ class VariantTable(_Table):
     @classmethod
     def _is_known(cls, mix: str) -> str:
         try:
-            return find_mix(mix).name
+            return require_imatrix(find_mix(mix), has_imatrix=False).name
         except LlmedgeError as error:
             raise ValueError(f"{error.message}; {error.hint}") from None
 

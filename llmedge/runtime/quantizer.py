@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmedge.core.closable import Closable
-from llmedge.core.errors import IntegrityError, ResourceError, UsageError
+from llmedge.core.errors import IntegrityError, ResourceError, UnsupportedError, UsageError
+from llmedge.gguf.imatrix_file import read_imatrix
 from llmedge.gguf.quant_types import BY_NAME
 from llmedge.host.child import Child, ChildDied, Talk
 from llmedge.runtime.library import collected_errors, library, log_listener
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from llmedge.gguf.imatrix_file import Imatrix
     from llmedge.gguf.reader import Header, TensorInfo
 
 # Bounds what the library keeps of one tensor; its own default is 8 GiB, far beyond an edge device.
@@ -40,12 +42,14 @@ class QuantizerOptions:
         n_threads: Threads to compute with.
         allow_requantize: Accept tensors that are quantized already.
         max_buffer_bytes: Bound of the rows kept in memory at once.
+        imatrix: The file of an importance matrix.
     """
 
     ftype: int
     n_threads: int
     allow_requantize: bool = False
     max_buffer_bytes: int = MAX_BUFFER_BYTES
+    imatrix: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class Quantizer(Closable):
 
         Raises:
             IntegrityError: llama.cpp refuses the file or crashes on it.
+            UnsupportedError: The importance matrix does not fit the model.
         """
         talk = self._messages()
         targets, wanted = next(talk)
@@ -109,6 +114,7 @@ class Quantizer(Closable):
         Raises:
             ResourceError: The file could not be written: most often, the disk is full.
             IntegrityError: llama.cpp refuses the file or crashes on it.
+            UnsupportedError: The mix wants an importance matrix, or one that fits the model.
         """
         self._child.say(native_path(target))
         for names in self._messages():
@@ -211,10 +217,23 @@ def _call(source: Path, target: Any, options: QuantizerOptions, *, dry_run: bool
     params.allow_requantize = options.allow_requantize
     params.max_buf_size = options.max_buffer_bytes
     params.dry_run = dry_run
+    imatrix = read_imatrix(options.imatrix) if options.imatrix else None
+    if imatrix is not None:
+        params.imatrix = _imatrix_array(lib, imatrix)
     with collected_errors() as errors:
         code = lib.llama_model_quantize(native_path(source), target, ctypes.byref(params))
     if code != 0:
         raise _quantize_error(source, errors, code)
+
+
+def _imatrix_array(lib: Any, imatrix: Imatrix) -> Any:
+    """Return an importance matrix as llama.cpp takes it, in the memory of `imatrix`."""
+    weights = imatrix.weights.items()
+    array = (lib.llama_model_imatrix_data * (len(weights) + 1))()  # it ends in an empty entry
+    for entry, (name, values) in zip(array, weights, strict=False):
+        entry.name, entry.size = name.encode(), values.size
+        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    return array
 
 
 def _quantize_error(source: Path, errors: list[str], code: int) -> Exception:
@@ -223,6 +242,11 @@ def _quantize_error(source: Path, errors: list[str], code: int) -> Exception:
         return UsageError(
             f"{source} is quantized already ({reason}); quantizing it again loses more",
             "start from a 16-bit file, or accept the loss with --allow-requantize",
+        )
+    if reason.startswith(("this quantization requires an im", "Missing importance", "imatrix ")):
+        return UnsupportedError(
+            f"{source} cannot be quantized with this importance matrix, or without one: {reason}",
+            "compute one with this very model, or take a mix that does without, such as Q4_K_M",
         )
     if "iostream error" in reason or "failed to write" in reason:
         return ResourceError(

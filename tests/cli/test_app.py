@@ -143,6 +143,15 @@ def test_a_dry_run_plans_and_says_what_falls_back(cli, smollm2: Path, home: Path
     assert not (home / "models").exists()
 
 
+def test_quantize_refuses_a_mix_without_its_importance_matrix_before_it_writes(
+    cli, tiny_model: Path, tmp_path: Path
+):
+    result = cli("quantize", tiny_model, "-t", "Q4_0", "-t", "iq2_xs", "-o", tmp_path / "out")
+    assert result.code == 4
+    assert "IQ2_XS needs an importance matrix" in result.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_mix_is_refused_before_anything_is_written(cli, tiny_model: Path, home: Path):
     result = cli("quantize", tiny_model, "-t", "Q4_0", "-t", "Q4_Z")
     assert result.code == 2

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of real classes, and how far llama.cpp's logits are from the original's."""
+"""Tiny random checkpoints of real classes: how far is llama.cpp from the original?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from llmedge.gguf.quant_types import F32
 from llmedge.gguf.writer import encode_metadata
 from llmedge.runtime.batch import Batch
 from llmedge.runtime.context import Context, ContextOptions, DecodeResult
-from llmedge.runtime.library import library
 from llmedge.runtime.model import Model
 from llmedge.store.checkpoint import FolderCheckpoint
 from llmedge.store.resumable import ResumableFile

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmedge.convert.packed import unpack
-from llmedge.convert.packed_mxfp4 import packed_mxfp4_rows, repack_mxfp4
+from llmedge.convert.packed_mxfp4 import repack_mxfp4
 from llmedge.convert.rows import Rows
 from llmedge.core.errors import IntegrityError, LlmedgeError, UnsupportedError
 from llmedge.store.checkpoint import FolderCheckpoint
@@ -61,74 +61,66 @@ def experts(checkpoint: FolderCheckpoint) -> dict[str, Rows]:
     return unpack(checkpoint, CONFIG)
 
 
-def test_the_tensors_are_those_of_the_unquantized_model(experts: dict[str, Rows]):
+def test_gate_and_up_become_matrices_of_their_own(experts: dict[str, Rows]):
     assert {name: rows.shape for name, rows in experts.items()} == {
-        "experts.gate_up_proj": (N_EXPERTS, N_EMBD, 2 * N_FF),
+        "experts.gate_proj": (N_EXPERTS, N_FF, N_EMBD),
+        "experts.up_proj": (N_EXPERTS, N_FF, N_EMBD),
         "experts.gate_up_proj_bias": (N_EXPERTS, 2 * N_FF),
-        "experts.down_proj": (N_EXPERTS, N_FF, N_EMBD),
+        "experts.down_proj": (N_EXPERTS, N_EMBD, N_FF),
         "experts.down_proj_bias": (N_EXPERTS, N_EMBD),
     }
 
 
 @pytest.fixture(scope="module")
-def transposed() -> dict[str, np.ndarray]:
-    names = ("experts.gate_up_proj", "experts.down_proj")
-    return {name: by_definition(make(), name).transpose(0, 2, 1) for name in names}
+def defined() -> dict[str, np.ndarray]:
+    gate_up = by_definition(make(), "experts.gate_up_proj")
+    return {
+        "experts.gate_proj": gate_up[:, 0::2],
+        "experts.up_proj": gate_up[:, 1::2],
+        "experts.down_proj": by_definition(make(), "experts.down_proj"),
+    }
 
 
 @given(cuts=st.lists(st.integers(0, N_EXPERTS * N_EMBD)))
 def test_ranges_put_together_are_the_whole(
-    experts: dict[str, Rows], transposed: dict[str, np.ndarray], cuts: list[int]
+    experts: dict[str, Rows], defined: dict[str, np.ndarray], cuts: list[int]
 ):
-    for name, expected in transposed.items():
+    for name, expected in defined.items():
         assert np.array_equal(in_ranges(experts[name], cuts), expected)
 
 
-@pytest.mark.parametrize("name", ["experts.gate_up_proj", "experts.down_proj"])
-def test_weights_are_what_transformers_makes_of_them(experts: dict[str, Rows], name: str):
+def test_weights_are_what_transformers_makes_of_them(experts: dict[str, Rows]):
     torch = pytest.importorskip("torch")
     reference = pytest.importorskip("transformers.integrations.mxfp4")
     tensors = make()
-    expected = reference.convert_moe_packed_tensors(
-        torch.from_numpy(tensors[f"{name}_blocks"]),
-        torch.from_numpy(tensors[f"{name}_scales"]),
-        dtype=torch.float32,
-    )
-    assert np.array_equal(whole(experts[name]), expected.numpy())
+
+    def original(name: str) -> np.ndarray:
+        parts = (torch.from_numpy(tensors[f"{name}_{part}"]) for part in ("blocks", "scales"))
+        made = reference.convert_moe_packed_tensors(*parts, dtype=torch.float32)
+        return made.numpy().transpose(0, 2, 1)
+
+    gate_up = original("experts.gate_up_proj")
+    assert np.array_equal(whole(experts["experts.gate_proj"]), gate_up[:, 0::2])
+    assert np.array_equal(whole(experts["experts.up_proj"]), gate_up[:, 1::2])
+    assert np.array_equal(whole(experts["experts.down_proj"]), original("experts.down_proj"))
 
 
-def test_one_expert_is_held_at_a_time(experts: dict[str, Rows]):
-    assert experts["experts.gate_up_proj"].whole_bytes == 2 * N_FF * (N_EMBD // 32) * 17
-
-
-def test_gate_up_and_down_are_repacked_without_loss(checkpoint: FolderCheckpoint):
-    gate_up = by_definition(make(), "experts.gate_up_proj")
-    expected = {
-        "gate": gate_up[:, 0::2],
-        "up": gate_up[:, 1::2],
-        "down": by_definition(make(), "experts.down_proj"),
-    }
-    found = {
-        **packed_mxfp4_rows(checkpoint, "experts.gate_up_proj"),
-        **packed_mxfp4_rows(checkpoint, "experts.down_proj"),
-    }
-    assert set(found) == set(expected)
-    for name, rows in found.items():
+def test_blocks_are_repacked_without_loss(experts: dict[str, Rows], defined: dict[str, np.ndarray]):
+    for name, expected in defined.items():
+        rows = experts[name]
         assert rows.packed is not None
         assert rows.packed.type_name == "MXFP4"
-        assert rows.shape == expected[name].shape
-        assert np.array_equal(whole(rows), expected[name])
         raw = np.frombuffer(rows.packed.read(0, rows.n_rows), np.uint8).reshape(rows.n_rows, -1)
         assert raw.shape[1] == rows.n_columns // 32 * 17
         restored = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.MXFP4)
-        assert np.array_equal(restored.reshape(rows.shape), expected[name])
+        assert np.array_equal(restored.reshape(rows.shape), expected)
 
 
 @given(ranges=st.lists(st.tuples(st.integers(0, 96), st.integers(0, 96)), max_size=5))
 def test_packed_bytes_of_any_range_are_that_part_of_the_whole(
-    checkpoint: FolderCheckpoint, ranges: list[tuple[int, int]]
+    experts: dict[str, Rows], ranges: list[tuple[int, int]]
 ):
-    for rows in packed_mxfp4_rows(checkpoint, "experts.gate_up_proj").values():
+    for rows in (experts["experts.gate_proj"], experts["experts.up_proj"]):
         assert rows.packed is not None
         every = rows.packed.read(0, 96)
         row_bytes = len(every) // 96
@@ -159,7 +151,7 @@ def test_weights_beyond_float32_are_infinite_as_for_ggml_and_warn_of_nothing(tmp
         "experts.down_proj_scales": np.full((1, 1, 1), 254, np.uint8),
     }
     with store(tmp_path / "checkpoint", tensors) as source:
-        values = whole(packed_mxfp4_rows(source, "experts.down_proj")["down"])[0, 0]
+        values = whole(unpack(source, CONFIG)["experts.down_proj"])[0, 0]
     assert values.tolist() == [-(2.0**126), np.inf] * 16
 
 
@@ -182,11 +174,11 @@ def test_parts_that_do_not_fit_each_other_are_named(
     del tensors[f"experts.gate_up_proj{part}"]
     if stored is not None:
         tensors[f"experts.gate_up_proj{part}"] = stored
-    with store(tmp_path / "checkpoint", tensors) as source:
-        with pytest.raises(error, match=f"gate_up_proj{part}"):
-            unpack(source, CONFIG)
-        with pytest.raises(error, match=f"gate_up_proj{part}"):
-            packed_mxfp4_rows(source, "experts.gate_up_proj")
+    with (
+        store(tmp_path / "checkpoint", tensors) as source,
+        pytest.raises(error, match=f"gate_up_proj{part}"),
+    ):
+        unpack(source, CONFIG)
 
 
 def test_an_exponent_that_is_no_number_is_an_error_on_both_ways(tmp_path: Path):
@@ -195,7 +187,7 @@ def test_an_exponent_that_is_no_number_is_an_error_on_both_ways(tmp_path: Path):
     with store(tmp_path / "checkpoint", tensors) as source:
         with pytest.raises(IntegrityError, match="down_proj_scales has an exponent"):
             whole(unpack(source, CONFIG)["experts.down_proj"])
-        down = packed_mxfp4_rows(source, "experts.down_proj")["down"]
+        down = unpack(source, CONFIG)["experts.down_proj"]
         assert down.packed is not None
         with pytest.raises(IntegrityError, match="down_proj_scales has an exponent"):
             down.packed.read(0, down.n_rows)
@@ -210,4 +202,4 @@ def test_rows_of_gate_and_up_come_in_pairs(tmp_path: Path):
         store(tmp_path / "checkpoint", tensors) as source,
         pytest.raises(IntegrityError, match="3 rows"),
     ):
-        packed_mxfp4_rows(source, "experts.gate_up_proj")
+        unpack(source, CONFIG)

@@ -2,13 +2,16 @@ import re
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 
-from llmedge.core.errors import IntegrityError, ResourceError, UsageError
-from llmedge.gguf.mixes import find_mix
+from llmedge.core.errors import IntegrityError, ResourceError, UnsupportedError, UsageError
+from llmedge.gguf.imatrix_file import read_imatrix
+from llmedge.gguf.mixes import MIXES, find_mix
 from llmedge.gguf.reader import read_header
 from llmedge.host.process import is_running
 from llmedge.runtime.quantizer import Quantizer, QuantizerOptions, _LogReader
+from tests.gguf.imatrix_files import write_imatrix
 
 
 def options(mix: str, **more) -> QuantizerOptions:
@@ -96,6 +99,67 @@ def test_the_bound_on_memory_changes_no_byte(tiny_model: Path, tmp_path: Path):
             quantizer.plan()
             quantizer.run(files[-1], lambda _: None)
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def block_imatrix(path: Path, tiny_model: Path, n_in: int | None = None) -> Path:
+    random = np.random.default_rng(5)
+    entries = {
+        tensor.name: (random.random((1, n_in or tensor.shape[0])), [1.0])
+        for tensor in read_header(tiny_model).tensors
+        if len(tensor.shape) > 1 and tensor.name.startswith("blk.")
+    }
+    return write_imatrix(path, entries)
+
+
+def test_an_importance_matrix_changes_what_it_covers_and_nothing_else(
+    tiny_model: Path, tmp_path: Path
+):
+    imatrix = block_imatrix(tmp_path / "imatrix.gguf", tiny_model)
+    files = []
+    for name, more in (("without", {}), ("with", {"imatrix": imatrix})):
+        files.append(tmp_path / name)
+        with Quantizer(read_header(tiny_model), options("Q4_K_S", **more)) as quantizer:
+            quantizer.plan()
+            quantizer.run(files[-1], lambda _: None)
+    without, with_it = (gguf.GGUFReader(path).tensors for path in files)
+    changed = {a.name for a, b in zip(without, with_it, strict=True) if (a.data != b.data).any()}
+    assert changed == set(read_imatrix(imatrix).weights)
+
+
+def test_a_mix_that_needs_an_importance_matrix_works_with_one_only(
+    tiny_model: Path, tmp_path: Path
+):
+    imatrix = block_imatrix(tmp_path / "imatrix.gguf", tiny_model)
+    with Quantizer(read_header(tiny_model), options("IQ2_XXS")) as quantizer:
+        quantizer.plan()
+        with pytest.raises(UnsupportedError, match="requires an imatrix"):
+            quantizer.run(tmp_path / "none.gguf", lambda _: None)
+    with Quantizer(read_header(tiny_model), options("IQ2_XXS", imatrix=imatrix)) as quantizer:
+        plan = quantizer.plan()
+        quantizer.run(tmp_path / "out.gguf", lambda _: None)
+    written = {t.name: t.quant_type.name for t in read_header(tmp_path / "out.gguf").tensors}
+    assert written == {tensor.name: tensor.target_type for tensor in plan}
+    assert "IQ2_XXS" in written.values()
+
+
+def test_an_importance_matrix_of_another_model_is_refused(tiny_model: Path, tmp_path: Path):
+    imatrix = block_imatrix(tmp_path / "imatrix.gguf", tiny_model, n_in=64)
+    with Quantizer(read_header(tiny_model), options("Q4_K_S", imatrix=imatrix)) as quantizer:
+        quantizer.plan()
+        with pytest.raises(UnsupportedError, match="imatrix size 64 is different from tensor size"):
+            quantizer.run(tmp_path / "out.gguf", lambda _: None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mix", MIXES)
+def test_every_mix_can_be_written(tiny_model: Path, tmp_path: Path, mix: str):
+    imatrix = block_imatrix(tmp_path / "imatrix.gguf", tiny_model)
+    target = tmp_path / "out.gguf"
+    with Quantizer(read_header(tiny_model), options(mix, imatrix=imatrix)) as quantizer:
+        plan = quantizer.plan()
+        quantizer.run(target, lambda _: None)
+    written = {tensor.name: tensor.quant_type.name for tensor in read_header(target).tensors}
+    assert written == {tensor.name: tensor.target_type for tensor in plan}
 
 
 def test_the_log_is_read_in_any_pieces():

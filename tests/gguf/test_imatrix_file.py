@@ -1,0 +1,179 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from llmedge.core.errors import IntegrityError, NotFoundError
+from llmedge.gguf.imatrix_file import Imatrix, read_imatrix
+from llmedge.gguf.reader import read_header
+from tests.fakes import works_or_is_refused
+from tests.gguf.imatrix_files import old_imatrix, write_imatrix
+
+MATRIX = "blk.0.attn_q.weight"
+EXPERTS = "blk.0.ffn_down_exps.weight"
+ENTRIES = {
+    MATRIX: ([[2.0, 4.0, 8.0, 0.0]], [2.0]),
+    EXPERTS: ([[3.0, 6.0], [5.0, 7.0], [9.0, 9.0]], [3.0, 0.0, 1.4]),
+}
+OLD_ENTRIES = {MATRIX: (2, [2.0, 4.0, 8.0, 0.0]), EXPERTS: (0, [3.0, 6.0])}
+OLD = old_imatrix(OLD_ENTRIES)
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    return write_imatrix(tmp_path / "imatrix.gguf", ENTRIES)
+
+
+def old(folder: Path, data: bytes) -> Path:
+    path = folder / "imatrix.dat"
+    path.write_bytes(data)
+    return path
+
+
+def lists(imatrix: Imatrix) -> dict[str, list[list[float]]]:
+    for weights in imatrix.weights.values():
+        assert weights.dtype == np.float32
+        assert weights.flags.c_contiguous
+    return {name: weights.tolist() for name, weights in imatrix.weights.items()}
+
+
+def test_the_sums_are_divided_by_what_each_expert_saw_and_an_unseen_one_has_ones(new: Path):
+    imatrix = read_imatrix(new)
+    assert lists(imatrix) == {
+        MATRIX: [[1.0, 2.0, 4.0, 0.0]],
+        EXPERTS: [[1.0, 2.0], [1.0, 1.0], [9.0, 9.0]],
+    }
+    assert (imatrix.datasets, imatrix.n_chunks) == (("wiki.txt",), 12)
+
+
+def test_the_old_format_is_divided_by_its_calls(tmp_path: Path):
+    imatrix = read_imatrix(old(tmp_path, old_imatrix(OLD_ENTRIES)))
+    assert lists(imatrix) == {MATRIX: [[1.0, 2.0, 4.0, 0.0]], EXPERTS: [[3.0, 6.0]]}
+    assert (imatrix.datasets, imatrix.n_chunks) == (("wiki.txt",), 12)
+
+
+def test_the_oldest_files_end_after_the_entries(tmp_path: Path):
+    imatrix = read_imatrix(old(tmp_path, old_imatrix(OLD_ENTRIES, tail=b"")))
+    assert (imatrix.datasets, imatrix.n_chunks) == ((), 0)
+    assert set(imatrix.weights) == set(OLD_ENTRIES)
+
+
+def test_many_random_entries_come_back_to_the_bit(tmp_path: Path):
+    random = np.random.default_rng(7)
+    sums = {f"blk.{n}.ffn_up.weight": random.random((3, 40), dtype=np.float32) for n in range(9)}
+    counts = random.integers(1, 5000, 3).tolist()
+    path = write_imatrix(tmp_path / "i", {name: (rows, counts) for name, rows in sums.items()})
+    for name, weights in read_imatrix(path).weights.items():
+        assert (weights == sums[name] / np.array(counts, dtype=np.float32)[:, None]).all()
+    entries = {name: (7, rows[0].tolist()) for name, rows in sums.items()}
+    for name, weights in read_imatrix(old(tmp_path, old_imatrix(entries))).weights.items():
+        assert (weights == sums[name][:1] / np.float32(7)).all()
+
+
+def test_an_importance_matrix_has_a_header_like_any_gguf_file(new: Path):
+    header = read_header(new)
+    assert header.architecture == ""
+    assert header.text("general.type") == "imatrix"
+
+
+@pytest.mark.parametrize("kind", ["new", "old"])
+def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path, kind: str):
+    values = np.linspace(0, 1, 300, dtype=np.float32).tolist()
+    names = [f"blk.{n}.attn_q.weight" for n in range(4)]
+    if kind == "new":
+        whole = write_imatrix(tmp_path / "whole", {name: ([values], [3]) for name in names})
+        data = whole.read_bytes()
+        end = read_header(whole).tensors[-1].offset + read_header(whole).data_offset + 4
+    else:
+        data = old_imatrix(dict.fromkeys(names, (3, values)))
+        end = len(data)
+    path = tmp_path / "damaged"
+    path.write_bytes(data)
+    read_imatrix(path)
+    for length in (*range(0, end, 100), end - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(IntegrityError, match=re.escape(str(path))):
+            read_imatrix(path)
+
+
+def with_int(data: bytes, at: int, value: int) -> bytes:
+    return data[:at] + value.to_bytes(4, "little", signed=True) + data[at + 4 :]
+
+
+def test_every_absurd_number_in_the_old_format_is_refused_before_memory_is_taken(tmp_path: Path):
+    data = old_imatrix(OLD_ENTRIES)
+    name_end = 8 + len(MATRIX)
+    for at in (0, 4, name_end + 4):  # entries, length of the first name, number of its values
+        for value in (-1, 0, 1 << 30, (1 << 31) - 1, -(1 << 31)):
+            with pytest.raises(IntegrityError):
+                read_imatrix(old(tmp_path, with_int(data, at, value)))
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "truncated"),
+        (b"<!DOCTYPE html><html><head><title>404</title></head></html>", "no importance matrix"),
+        (bytes(200), "no importance matrix"),
+        (old_imatrix({"a\nb": (1, [1.0] * 4)}), "not plain text"),
+        (old_imatrix({MATRIX: (1, [1.0, float("nan")] * 4)}), "not every weight of blk.0.attn_q"),
+        (old_imatrix(OLD_ENTRIES) + b"more", "4 bytes after its end"),
+        (with_int(old_imatrix(OLD_ENTRIES), 0, 3), "not plain text"),
+        (old_imatrix({"a": (1, [1.0] * 4)}).replace(b"wiki", b"\xff\xff\xff\xff"), "not UTF-8"),
+    ],
+    ids=["empty", "page", "zeros", "name", "nan", "longer", "fewer entries", "dataset"],
+)
+def test_a_wrong_file_is_refused_with_the_reason(tmp_path: Path, data: bytes, why: str):
+    with pytest.raises(IntegrityError, match=why) as caught:
+        read_imatrix(old(tmp_path, data))
+    assert "again" in caught.value.hint
+
+
+@given(at=st.integers(0, len(OLD) - 4), value=st.binary(min_size=4, max_size=4))
+@hypothesis_settings(max_examples=200, deadline=None)
+def test_any_four_bytes_anywhere_in_the_old_format(tmp_path_factory, at: int, value: bytes):
+    path = tmp_path_factory.getbasetemp() / "four.dat"
+    path.write_bytes(OLD[:at] + value + OLD[at + 4 :])
+    with works_or_is_refused():
+        assert read_imatrix(path).weights
+
+
+def test_a_name_that_is_there_twice_is_refused(tmp_path: Path):
+    twice = old_imatrix({"a": (1, [1.0]), "b": (1, [1.0])}).replace(b"b", b"a")
+    with pytest.raises(IntegrityError, match="a is there twice"):
+        read_imatrix(old(tmp_path, twice))
+
+
+def test_a_model_is_no_importance_matrix(tiny_model: Path):
+    with pytest.raises(IntegrityError, match="a GGUF file, but no importance matrix"):
+        read_imatrix(tiny_model)
+
+
+@pytest.mark.parametrize(
+    ("entries", "options", "why"),
+    [
+        (ENTRIES, {"datasets": None}, "does not say what it was computed on"),
+        ({}, {}, "it has no entries"),
+        ({MATRIX: ([[1.0, 2.0, 3.0]], [1.0, 1.0])}, {}, "3 sums for 2 counts"),
+        ({MATRIX: ([[1.0, 2.0]], [float("inf")])}, {}, "2 sums for 1 counts"),
+        ({MATRIX: ([[1.0, float("inf")]], [1.0])}, {}, "not every weight of blk.0.attn_q"),
+    ],
+)
+def test_a_gguf_file_that_contradicts_itself_is_refused(tmp_path: Path, entries, options, why: str):
+    with pytest.raises(IntegrityError, match=why):
+        read_imatrix(write_imatrix(tmp_path / "imatrix.gguf", entries, **options))
+
+
+def test_sums_without_counts_are_refused(new: Path):
+    new.write_bytes(new.read_bytes().replace(b"attn_q.weight.counts", b"attn_q.weight.Counts"))
+    with pytest.raises(IntegrityError, match="counts is missing or not F32"):
+        read_imatrix(new)
+
+
+def test_a_file_that_is_not_there_is_not_found(tmp_path: Path):
+    with pytest.raises(NotFoundError, match="cannot be read"):
+        read_imatrix(tmp_path / "none.gguf")
