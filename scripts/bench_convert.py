@@ -90,6 +90,8 @@ def make_checkpoint(folder: Path, shape: dict[str, int], tokenizer: Path) -> Non
     }
     config |= {k: v for k, v in shape.items() if k != "heads"}
     (folder / "config.json").write_text(json.dumps(config))
+    special = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special))
     shards: list[list[tuple[str, tuple[int, ...]]]] = [[]]
     size = 0
     for name, dims in tensors(config):

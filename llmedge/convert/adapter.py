@@ -146,9 +146,8 @@ def _add(rows: Rows, low_rank: LowRank) -> Rows:
         summed = rows.read(start, stop) + b[start:stop] @ a
         if low_rank.magnitude is None:
             return summed
-        lengths = np.linalg.norm(summed, axis=1, keepdims=True)
-        factors = low_rank.magnitude[start:stop, None] / lengths
-        return (summed * factors).astype(np.float32, copy=False)
+        lengths = np.sqrt(np.sum(summed * summed, axis=1, keepdims=True))
+        return summed * (low_rank.magnitude[start:stop, None] / lengths)
 
     return replace(rows, read=read, packed=None)
 

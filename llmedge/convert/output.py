@@ -13,7 +13,6 @@ from llmedge.gguf.tensor_roles import storage_type
 from llmedge.gguf.writer import (
     I32,
     U16,
-    Metadata,
     encode_header,
     encode_metadata,
     lay_out,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from llmedge.gguf.imatrix_file import Imatrix
     from llmedge.gguf.mixes import Mix
     from llmedge.gguf.quant_types import QuantType
+    from llmedge.gguf.writer import Metadata
 
     Sized = tuple[str, tuple[int, ...], QuantType]
 
@@ -99,18 +99,20 @@ def output_files(
     metadata: Metadata,
     rows: Mapping[str, Rows],
     types: Mapping[str, Assignment],
-    imatrix: Imatrix | None,
+    imatrix: Imatrix | None = None,
     *,
-    max_bytes: int | None,
+    architecture: str = "",
+    max_bytes: int | None = None,
 ) -> tuple[OutputFile, ...]:
     """Lay a variant out, in one file or in parts.
 
     Args:
         target: The final name; parts are numbered as llama.cpp does it.
-        metadata: All of it; parts after the first carry only their number.
+        metadata: All of it; parts after the first carry the architecture and their number.
         rows: The tensors by name.
         types: What each becomes.
         imatrix: Weights of the columns.
+        architecture: llama.cpp's name, for the parts.
         max_bytes: Bytes of tensors in a part at most; `None` makes one file.
 
     Raises:
@@ -121,11 +123,11 @@ def output_files(
     parts = [sized] if max_bytes is None else _split(sized, max_bytes)
     if len(parts) == 1:
         return (_file(target, metadata, sized, rows, imatrix),)
+    short = encode_metadata({"general.architecture": architecture})
     return tuple(
         _file(
             _part_path(target, number, len(parts)),
-            (metadata if number == 0 else Metadata(0, b""))
-            + _part_metadata(number, len(parts), len(sized)),
+            (metadata if number == 0 else short) + _part_metadata(number, len(parts), len(sized)),
             part,
             rows,
             imatrix,

@@ -103,7 +103,13 @@ def plan(
     target = _target(folder, name, options, settings)
     metadata = encode_metadata(_metadata(folder, model, options.mix)) + tokenizer
     files = output_files(
-        target, metadata, model.rows, types, imatrix, max_bytes=options.split_bytes
+        target,
+        metadata,
+        model.rows,
+        types,
+        imatrix,
+        architecture=model.architecture.name,
+        max_bytes=options.split_bytes,
     )
     n_threads = options.n_threads or settings.threads or read_cpu().default_threads
     stream = StreamOptions(n_threads, range_bytes(options.memory_bytes, n_threads))
@@ -225,7 +231,7 @@ def _metadata(folder: Path, model: ModelPlan, mix: Mix) -> dict[str, Value]:
     values |= general_metadata(folder) | {"general.file_type": mix.ftype} | dict(model.metadata)
     pooling = read_pooling(folder)
     if pooling is not None:
-        values[f"{model.architecture.name}.pooling_type"] = pooling
+        values[f"{model.architecture.name}.pooling_type"] = pooling.type
     return values
 
 

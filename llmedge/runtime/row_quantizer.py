@@ -41,6 +41,9 @@ def quantize_rows(
         IntegrityError: A weight is not finite, or too large for the type.
     """
     rows = np.ascontiguousarray(rows, np.float32)
+    # A sum costs next to nothing. Some of ggml's quantizers turn a NaN into a zero in silence.
+    if not np.isfinite(rows.sum()) and not np.isfinite(rows).all():
+        raise IntegrityError("a weight is not a finite number", "get the checkpoint again")
     if quant_type.name == "F32":
         out = rows.reshape(-1).view(np.uint8)
     else:
@@ -55,8 +58,7 @@ def quantize_rows(
             raise RuntimeError(f"ggml wrote {written} bytes of {out.size}")
     if not _functions().ggml_validate_row_data(quant_type.id, _address(out), out.size):
         raise IntegrityError(
-            f"a weight is not finite or does not fit {quant_type.name}",
-            "is the checkpoint damaged? For values beyond F16's range use BF16",
+            f"a weight is too large for {quant_type.name}", "use BF16, which has F32's range"
         )
     return out
 

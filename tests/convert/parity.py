@@ -10,12 +10,11 @@ import torch
 import transformers
 
 from llmedge.convert.config import read_config
-from llmedge.convert.model import plan_model
+from llmedge.convert.model import dominant_type, plan_model
 from llmedge.convert.output import choose_types, output_files
 from llmedge.convert.stream import StreamOptions, write_tensors
 from llmedge.core.progress import SilentProgress
 from llmedge.gguf.mixes import find_mix
-from llmedge.gguf.quant_types import F32
 from llmedge.gguf.writer import encode_metadata
 from llmedge.runtime.batch import Batch
 from llmedge.runtime.context import Context, ContextOptions, DecodeResult
@@ -28,6 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from llmedge.convert.adapter import Adapter
+    from llmedge.gguf.imatrix_file import Imatrix
 
 N_VOCAB, N_TOKENS = 320, 24
 SMALL = {
@@ -121,15 +123,31 @@ def original_logits(model: Any) -> NDArray[np.float32]:
         return model(torch.tensor([tokens()]), use_cache=False).logits[0].float().numpy()
 
 
-def convert(folder: Path, path: Path, *, guarded: bool = True) -> Path:
-    """Convert to F32, without a vocabulary."""
+def convert(
+    folder: Path,
+    path: Path,
+    *,
+    mix: str = "F32",
+    imatrix: Imatrix | None = None,
+    adapter: Adapter | None = None,
+    guarded: bool = True,
+) -> Path:
+    """Convert without a vocabulary."""
     with FolderCheckpoint(folder) as source, ResumableFile(path, "") as file:
-        model = plan_model(source, read_config(folder), guarded=guarded)
-        mix = find_mix("F32")
-        types = choose_types(mix, model.rows, model.shape, source_type=F32, has_imatrix=False)
-        general = {"general.architecture": model.architecture.name}
+        model = plan_model(source, read_config(folder), adapter, guarded=guarded)
+        types = choose_types(
+            find_mix(mix),
+            model.rows,
+            model.shape,
+            source_type=dominant_type(source),
+            has_imatrix=imatrix is not None,
+        )
+        general = {
+            "general.architecture": model.architecture.name,
+            "general.file_type": find_mix(mix).ftype,
+        }
         metadata = encode_metadata({**general, **model.metadata}) + NO_VOCABULARY
-        (output,) = output_files(path, metadata, model.rows, types, None, max_bytes=None)
+        (output,) = output_files(path, metadata, model.rows, types, imatrix)
         with SilentProgress().task("", total=1, unit="") as task:
             options = StreamOptions(2, 1 << 14)
             write_tensors(file, output.header, output.tensors, options, task)
