@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -25,7 +25,6 @@ from llmedge.gguf.mixes import Mix, require_imatrix
 from llmedge.gguf.reader import read_header
 from llmedge.gguf.writer import encode_metadata
 from llmedge.host.cpu import read_cpu
-from llmedge.host.files import flush_folder
 from llmedge.host.memory import require_free_disk
 from llmedge.runtime.library import library_info
 from llmedge.store.atomic import make_folder
@@ -36,7 +35,7 @@ from llmedge.store.reference import model_name
 from llmedge.store.resumable import ResumableFile, partial_path
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
     from pathlib import Path
 
     from llmedge.core.progress import Progress, Task
@@ -145,19 +144,13 @@ def convert(conversion: Conversion, progress: Progress) -> ConversionReport:
     make_folder(folder)
     _require_disk(folder, files)
     start = time.perf_counter()
-    hashes: list[str] = []
-    n_resumed = done = 0
     with progress.task(options.mix.name, total=conversion.report.file_bytes, unit="bytes") as task:
-        for file in files:
-            sha256, resumed = _write(file, conversion, _Offset(task, done))
-            hashes.append(sha256)
-            n_resumed += resumed
-            done += file.n_bytes
+        hashes, n_resumed = _write_all(conversion, task)
     report = replace(
         conversion.report,
         convert_s=round(time.perf_counter() - start, 2),
         n_resumed=n_resumed,
-        sha256=tuple(hashes),
+        sha256=hashes,
     )
     write_manifest(files[0].path, _manifest(conversion, report))
     return report
@@ -184,24 +177,40 @@ class _Offset:
         self._task.update(self._offset + completed, note)
 
 
-def _write(file: OutputFile, conversion: Conversion, task: Task) -> tuple[str, int]:
-    identity = hashlib.sha256(file.header + conversion.identity.encode()).hexdigest()
-    try:
-        with ResumableFile(file.path, identity, resume=conversion.options.resume) as partial:
-            n_resumed = partial.n_pieces
-            write_tensors(partial, file.header, file.tensors, conversion.stream, task)
-            sha256 = partial.finish()
-        _verify(partial.path, file)
+def _write_all(conversion: Conversion, task: Task) -> tuple[tuple[str, ...], int]:
+    """Write every file aside, then let all appear; return their hashes and what was there."""
+    hashes: list[str] = []
+    n_resumed = done = 0
+    with contextlib.ExitStack() as stack:
+        partials: list[ResumableFile] = []
+        for file in conversion.files:
+            identity = hashlib.sha256(file.header + conversion.identity.encode()).hexdigest()
+            with _translated(file.path):
+                partial = ResumableFile(file.path, identity, resume=conversion.options.resume)
+                partials.append(stack.enter_context(partial))
+                n_resumed += partial.n_pieces
+                progress = _Offset(task, done)
+                write_tensors(partial, file.header, file.tensors, conversion.stream, progress)
+                hashes.append(partial.finish())
+            _verify(partial.path, file)
+            done += file.n_bytes
         # An older variant's sidecar must not stand beside the new one, not for a moment.
-        sidecar_path(file.path).unlink(missing_ok=True)
-        os.replace(partial.path, file.path)  # noqa: PTH105 - the moment it exists
-        flush_folder(file.path.parent)
+        sidecar_path(conversion.files[0].path).unlink(missing_ok=True)
+        for file, partial in zip(conversion.files, partials, strict=True):
+            with _translated(file.path):
+                partial.publish()
+    return tuple(hashes), n_resumed
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Generator[None]:
+    try:
+        yield
     except OSError as error:
         raise ResourceError(
-            f"{file.path} could not be written: {error.strerror or error}",
+            f"{path} could not be written: {error.strerror or error}",
             "free some space and run the same command again: it goes on where it was",
         ) from error
-    return sha256, n_resumed
 
 
 def _verify(path: Path, file: OutputFile) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from llmedge.core.closable import Closable
 from llmedge.core.errors import UsageError
-from llmedge.host.files import exclusive
+from llmedge.host.files import exclusive, flush_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,9 +47,11 @@ class ResumableFile(Closable):
         self.path = partial_path(target)
         self._journal_path = self.path.with_name(self.path.name + ".journal")
         self._lock_path = self.path.with_name(self.path.name + ".lock")
-        self._stack = contextlib.ExitStack()
-        if not self._stack.enter_context(exclusive(self._lock_path)):
-            self._stack.close()
+        self._target = target
+        self._is_published = False
+        self._lock, self._files = contextlib.ExitStack(), contextlib.ExitStack()
+        if not self._lock.enter_context(exclusive(self._lock_path)):
+            self._lock.close()
             raise UsageError(f"another process is writing {target}", "wait for it, or end it")
         self._digest = hashlib.sha256()
         self._unflushed = 0
@@ -58,7 +60,7 @@ class ResumableFile(Closable):
         try:
             self._open(identity, resume=resume)
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
 
     def write(self, data: bytes | memoryview) -> None:
@@ -78,16 +80,24 @@ class ResumableFile(Closable):
         self._journal.write(line.encode())
 
     def finish(self) -> str:
-        """Wait until all is on the disk, drop the journal and return the SHA-256."""
+        """Wait until all is on the disk and return the SHA-256; `publish` makes it appear."""
         self._flush()
-        self.close()
-        self._journal_path.unlink(missing_ok=True)
-        self._lock_path.unlink(missing_ok=True)
+        self._files.close()
         return self._digest.hexdigest()
 
+    def publish(self) -> None:
+        """Put the finished file under its final name, and drop what was kept beside it."""
+        os.replace(self.path, self._target)  # noqa: PTH105 - the moment it exists
+        flush_folder(self.path.parent)
+        self._journal_path.unlink(missing_ok=True)
+        self._is_published = True
+
     def close(self) -> None:
-        """Let go of the file, which stays for the next process."""
-        self._stack.close()
+        """Let go of the file, which stays for the next process unless it was published."""
+        self._files.close()
+        self._lock.close()
+        if self._is_published:  # only now: Windows removes no open file
+            self._lock_path.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         self._file.flush()
@@ -111,7 +121,7 @@ class ResumableFile(Closable):
 
     def _opened(self, path: Path, mode: str, *, buffering: int = -1) -> BinaryIO:
         file = path.open(mode, buffering=buffering)
-        return self._stack.enter_context(file)  # pyright: ignore[reportReturnType]
+        return self._files.enter_context(file)  # pyright: ignore[reportReturnType]
 
     def _read_journal(self, identity: str) -> list[tuple[int, int, str]]:
         try:

@@ -152,7 +152,8 @@ def convert(
             options = StreamOptions(2, 1 << 14)
             write_tensors(file, output.header, output.tensors, options, task)
         file.finish()
-    return file.path.rename(path)
+        file.publish()
+    return path
 
 
 def llama_cpp_logits(path: Path) -> NDArray[np.float32]:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from llmedge.core.settings import Settings
 
-WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +116,27 @@ def test_the_file_says_what_it_is(checkpoint: Path, settings: Settings, tmp_path
         assert model.vocab.tokenize("<s>hello", parse_special=True)[0] == 1
 
 
-@pytest.mark.parametrize("mix", [name for name in MIXES if name not in ("F32", "F16", "BF16")])
+# The quantizers for two bits and less search for seconds.
+_SLOW = ("IQ1_S", "IQ1_M", "IQ2_S", "IQ2_M", "IQ2_XS", "IQ3_XXS", "IQ3_XS")
+
+
+@pytest.fixture(scope="module")
+def half(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return convert_model(checkpoint, tmp_path_factory.mktemp("half") / "half.gguf", mix="BF16")
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in _SLOW else [])
+        for name in MIXES
+        if name not in ("F32", "F16", "BF16")
+    ],
+)
 def test_one_pass_writes_the_bytes_of_llama_model_quantize(
-    mix: str, checkpoint: Path, imatrix: Path, tmp_path: Path
+    mix: str, checkpoint: Path, half: Path, imatrix: Path, tmp_path: Path
 ):
     given = imatrix if MIXES[mix].imatrix != "none" else None
-    half = convert_model(checkpoint, tmp_path / "half.gguf", mix="BF16")
     weights = read_imatrix(given) if given else None
     ours = convert_model(checkpoint, tmp_path / "ours.gguf", mix=mix, imatrix=weights)
     theirs = tmp_path / "theirs.gguf"
@@ -272,13 +287,13 @@ def test_a_mix_that_would_do_better_with_an_imatrix_says_so(
 
 def test_a_weight_that_is_not_finite_is_named(checkpoint: Path, settings: Settings, tmp_path: Path):
     tensors = load_file(checkpoint / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = torch.nan
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 5] = torch.nan
     broken = tmp_path / "broken"
     broken.mkdir()
     for name in ("config.json", "tokenizer.json", "generation_config.json"):
         (broken / name).write_bytes((checkpoint / name).read_bytes())
     save_file(tensors, broken / "model.safetensors")
-    with pytest.raises(IntegrityError, match=r"blk\.1\.ffn_up\.weight"):
+    with pytest.raises(IntegrityError, match=r"blk\.0\.ffn_up\.weight"):
         run(broken, ConvertOptions(find_mix("Q8_0"), tmp_path / "m.gguf"), settings)
     assert not (tmp_path / "m.gguf").exists()
 

@@ -25,6 +25,7 @@ def write(target: Path, n_pieces: int, identity: str = "x", *, resume: bool = Tr
             file.write(b"half of the ne")
         elif n_pieces == len(PIECES):
             assert file.finish() == hashlib.sha256(b"".join(PIECES)).hexdigest()
+            file.publish()
     return n_found
 
 
@@ -33,8 +34,8 @@ def test_a_file_goes_on_after_its_last_whole_piece(tmp_path: Path):
     assert write(target, 2) == 0
     assert write(target, 3) == 2
     assert write(target, 5) == 3
-    assert partial_path(target).read_bytes() == b"".join(PIECES)
-    assert [path.name for path in tmp_path.iterdir()] == [partial_path(target).name]
+    assert target.read_bytes() == b"".join(PIECES)
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_another_identity_starts_anew(tmp_path: Path):
@@ -57,7 +58,7 @@ def test_a_piece_that_never_reached_the_disk_is_written_again(
         file.seek(damage_at)
         file.write(b"\xff")
     assert write(target, 5) == n_believed
-    assert partial_path(target).read_bytes() == b"".join(PIECES)
+    assert target.read_bytes() == b"".join(PIECES)
 
 
 def test_a_file_shorter_than_its_journal_is_believed_as_far_as_it_goes(tmp_path: Path):
@@ -78,6 +79,19 @@ def test_a_torn_or_foreign_journal_is_no_harm(tmp_path: Path):
     assert write(target, 3) == 0
     journal.write_text("x\nnot a number at all\n\n")
     assert write(target, 5) == 0
+
+
+def test_a_finished_file_that_was_not_published_is_kept(tmp_path: Path):
+    with ResumableFile(tmp_path / "m.gguf", "x") as file:
+        file.write(PIECES[0])
+        file.end_piece()
+        file.finish()
+    assert not (tmp_path / "m.gguf").exists()
+    with ResumableFile(tmp_path / "m.gguf", "x") as file:
+        assert file.n_pieces == 1
+        file.finish()
+        file.publish()
+    assert (tmp_path / "m.gguf").read_bytes() == PIECES[0]
 
 
 def test_two_processes_cannot_write_one_file(tmp_path: Path):
