@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _SNAPSHOT = re.compile(
     r"models--(?P<org>[^/]+?)--(?P<repo>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})$"
 )
+_PAIR = re.compile(r"([a-z_]+): +([^\s\[{|>#][^#]*?) *(#.*)?")
 _MAX_CARD_BYTES = 1 << 20
 _CARD_KEYS = {"license": "general.license", "license_name": "general.license.name"}
 _SAMPLING = {
@@ -81,5 +82,5 @@ def _card(path: Path) -> dict[str, str]:
         return {}
     front = re.match(r"---\r?\n(.*?)\r?\n---", text, re.DOTALL)
     lines = front[1].splitlines() if front else []
-    pairs = (re.fullmatch(r"([a-z_]+): +([^\s\[{|>][^#]*?) *", line) for line in lines)
+    pairs = (_PAIR.fullmatch(line) for line in lines)
     return {match[1]: match[2].strip("\"'") for match in pairs if match}

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from llmedge.convert.estimate import estimate_seconds, peak_bytes, range_bytes
+from llmedge.convert.output import output_files
+from llmedge.convert.rows import constant, transpose
+from llmedge.core.errors import ResourceError
+from llmedge.gguf.mix_rules import Assignment
+from llmedge.gguf.quant_types import BY_NAME
+from llmedge.gguf.writer import Metadata
+from tests.convert.test_mapping import rows
+
+if TYPE_CHECKING:
+    from llmedge.convert.stream import OutputTensor
+
+
+def tensors(*, transposed: bool = False) -> tuple[OutputTensor, ...]:
+    parts = {"a.weight": rows(512, 256), "b.weight": constant([1.0] * 64)}
+    if transposed:
+        parts["a.weight"] = transpose(parts["a.weight"])
+    types = {"a.weight": Assignment(BY_NAME["Q4_0"]), "b.weight": Assignment(BY_NAME["F32"])}
+    from pathlib import Path
+
+    (file,) = output_files(Path("m.gguf"), Metadata(0, b""), parts, types)
+    return file.tensors
+
+
+def test_more_threads_get_smaller_ranges_within_the_same_budget():
+    sizes = [range_bytes(200 << 20, n) for n in (1, 2, 4, 8, 16)]
+    assert sizes == sorted(sizes, reverse=True)
+    for n_threads, size in zip((1, 2, 4, 8, 16), sizes, strict=True):
+        assert peak_bytes(tensors(), size, n_threads) <= 200 << 20
+
+
+def test_a_budget_that_cannot_be_kept_says_what_is_needed():
+    with pytest.raises(ResourceError) as refused:
+        range_bytes(90 << 20, 4)
+    assert "--memory" in refused.value.hint
+
+
+def test_a_tensor_that_is_needed_whole_counts():
+    size = 1 << 20
+    whole = peak_bytes(tensors(transposed=True), size, 1) - peak_bytes(tensors(), size, 1)
+    assert whole == 512 * 256 * 4
+
+
+def test_half_the_threads_take_twice_as_long():
+    one, two = estimate_seconds(tensors(), 1), estimate_seconds(tensors(), 2)
+    assert 0 < two < one
