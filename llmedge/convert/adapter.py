@@ -206,7 +206,7 @@ def adapter_tensors(
         place = architecture.place(f"{low_rank.module}.weight")
         if place is None or not _is_addable(place, low_rank):
             raise _unaddable(low_rank.module)
-        edit = architecture.edit(place.target)
+        edit = architecture.edit(place)
         # Without adapter.lora.alpha llmedge's scale is the only one: it lies in B.
         b = constant(low_rank.b * np.float32(low_rank.scale))
         edited = b if edit is None else edit(b, config)

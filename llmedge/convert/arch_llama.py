@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from llmedge.convert.architecture import Architecture, Guard
-from llmedge.convert.edits import PERMUTE_QK, split_gate_up
+from llmedge.convert.edits import EXPERT_EDITS, EXPERTS, PERMUTE_QK
 from llmedge.convert.hyperparameters import llama3_factors, rope_dimensions
 
 _KINDS = frozenset({"default", "linear", "yarn", "llama3"})
-
-EXPERTS = {
-    "mlp.gate": "ffn_gate_inp",
-    "mlp.experts.gate_up_proj": "ffn_gate_up_exps.weight",
-    "mlp.experts.down_proj": "ffn_down_exps.weight",
-    "mlp.experts.*.gate_proj": "ffn_gate_exps",
-    "mlp.experts.*.up_proj": "ffn_up_exps",
-    "mlp.experts.*.down_proj": "ffn_down_exps",
-}
-EXPERT_EDITS = {"ffn_gate_up_exps.weight": split_gate_up}
 
 ARCHITECTURES = (
     Architecture(

@@ -42,6 +42,7 @@ TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "language_mod
 VISION = ("*vision_tower.*", "*vision_model.*", "*visual.*", "*multi_modal_projector.*")
 SILU = frozenset({"silu", "swish"})
 GELU_TANH = frozenset({"gelu_pytorch_tanh", "gelu_new", "gelu_fast"})
+RELU2 = frozenset({"relu2"})
 GELU = GELU_TANH | {"gelu"}
 
 
@@ -70,19 +71,23 @@ class Architecture:
         classes: Classes of transformers that are shown to be right.
         prefixes: What tensor names of the text model begin with; the first that fits is removed.
         layers: The list of blocks, after the prefix.
-        names: Tensors outside of blocks, beyond `NAMES`; `None` takes one away.
-        block: Tensors of a block, beyond `BLOCK`; `experts.*` stands for numbered experts, which
-            are stacked; `None` takes one away.
-        edits: Pattern of a GGUF name without `blk.N.` and `.weight` → what is done to it. An edit
-            that returns several tensors names them in full, without `blk.N.`.
-        metadata: Keys beyond the common ones, without the architecture's prefix; `None` removes.
-        extra: Tensors that are not in the checkpoint, by their GGUF names.
+        names: Tensors outside of blocks, beyond `NAMES`; `….*` stands for numbered ones, which are
+            stacked; `None` takes one away.
+        block: Tensors of a block, beyond `BLOCK`; `experts.*` and the like stand for numbered
+            ones, which are stacked; `None` takes one away.
+        edits: Pattern of a GGUF name without `blk.N.`, with or without `.weight` → what is done to
+            it. An edit that returns several tensors names them in full, without `blk.N.`.
+        metadata: Keys beyond the common ones, without the architecture's prefix (but `tokenizer.…`
+            in full); `None` removes.
+        numbers: Tensors of a block that hold one number → the key, in full, whose list they become.
+        extra: Tensors that the checkpoint may lack, by their GGUF names.
         guards: What must hold.
         activations: Values of `hidden_act` that llama.cpp runs as.
         rope_kinds: Kinds of rope scaling that llama.cpp applies.
         defaults: What a silent `config.json` means.
         ignored: Patterns of tensors that are left out knowingly.
         is_encoder: Whether it makes embeddings instead of text.
+        variant: What a checkpoint of the same class becomes instead, by its configuration.
     """
 
     name: str
@@ -94,6 +99,7 @@ class Architecture:
     block: Mapping[str, str | None] = field(default_factory=dict[str, "str | None"])
     edits: Mapping[str, Edit] = field(default_factory=dict[str, "Edit"])
     metadata: MetadataRule = lambda _: {}
+    numbers: Mapping[str, str] = field(default_factory=dict[str, str])
     extra: Callable[[Config], Mapping[str, Rows]] = lambda _: {}
     guards: tuple[Guard, ...] = ()
     activations: frozenset[str] = SILU
@@ -101,6 +107,7 @@ class Architecture:
     defaults: Mapping[str, object] = field(default_factory=dict[str, object])
     ignored: tuple[str, ...] = ()
     is_encoder: bool = False
+    variant: Callable[[Config], Architecture | None] = lambda _: None
 
     def place(self, name: str) -> Place | None:
         """Return where a tensor of the checkpoint goes, `None` for one that has no place."""
@@ -108,34 +115,40 @@ class Architecture:
         for ending in (".weight", ".bias"):
             if name.endswith(ending):
                 stem, suffix = name.removesuffix(ending), ending
-        stem = self._without_prefix(stem)
-        match = re.fullmatch(rf"{re.escape(self.layers)}\.(\d+)\.(.+)", stem)
-        if match is None:
-            target = {**NAMES, **self.names}.get(stem)
-            return None if target is None else Place(None, target, suffix)
-        inner, expert = match[2], None
-        numbered = re.fullmatch(r"(.*\bexperts)\.(\d+)\.(.+)", inner)
-        if numbered:
-            inner, expert = f"{numbered[1]}.*.{numbered[3]}", int(numbered[2])
-        target = {**BLOCK, **self.block}.get(inner)
-        return None if target is None else Place(int(match[1]), target, suffix, expert)
+        layer, inner = self._locate(stem)
+        names = {**NAMES, **self.names} if layer is None else {**BLOCK, **self.block}
+        return _placed(names, inner, suffix, layer)
+
+    def number_of(self, name: str) -> tuple[str, int] | None:
+        """Return the key, and the place in its list, of a tensor that holds one number."""
+        layer, inner = self._locate(name)
+        return None if layer is None or inner not in self.numbers else (self.numbers[inner], layer)
+
+    def is_beyond(self, name: str, n_layers: int) -> bool:
+        """Whether a tensor belongs to a block after the last one, such as for drafting tokens."""
+        layer, _ = self._locate(name)
+        return layer is not None and layer >= n_layers
+
+    def _locate(self, name: str) -> tuple[int | None, str]:
+        """Part a name into the number of its block and what it is called there."""
+        for prefix in self.prefixes:
+            if name.startswith(prefix):
+                name = name.removeprefix(prefix)
+                break
+        match = re.fullmatch(rf"{re.escape(self.layers)}\.(\d+)\.(.+)", name)
+        return (None, name) if match is None else (int(match[1]), match[2])
 
     def ignores(self, name: str) -> bool:
         """Whether a tensor of the checkpoint is left out knowingly."""
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in (*BUFFERS, *self.ignored))
 
-    def edit(self, target: str) -> Edit | None:
-        """Return what is done to a tensor, by its GGUF name without block and suffix."""
+    def edit(self, place: Place) -> Edit | None:
+        """Return what is done to the tensor that goes to a place."""
+        names = (place.target, place.target + place.suffix)
         for pattern, edit in self.edits.items():
-            if fnmatch.fnmatchcase(target, pattern):
+            if any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 return edit
         return None
-
-    def _without_prefix(self, stem: str) -> str:
-        for prefix in self.prefixes:
-            if stem.startswith(prefix):
-                return stem.removeprefix(prefix)
-        return stem
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +159,7 @@ class Place:
         layer: Its block, `None` outside of blocks.
         target: GGUF name without `blk.N.` and suffix.
         suffix: `.weight`, `.bias` or nothing.
-        expert: Its number among the experts that become one tensor.
+        expert: Its number among the experts, or the like, that become one tensor.
     """
 
     layer: int | None
@@ -162,3 +175,15 @@ class Place:
     def name(self) -> str:
         """The full GGUF name."""
         return self.named(self.target + self.suffix)
+
+
+def _placed(
+    names: Mapping[str, str | None], stem: str, suffix: str, layer: int | None
+) -> Place | None:
+    """Look a name up, and, if it is not there, with `*` for its last number."""
+    numbered = re.fullmatch(r"(.+)\.(\d+)((?:\..+)?)", stem)
+    if stem in names or numbered is None:
+        target, number = names.get(stem), None
+    else:
+        target, number = names.get(f"{numbered[1]}.*{numbered[3]}"), int(numbered[2])
+    return None if target is None else Place(layer, target, suffix, number)

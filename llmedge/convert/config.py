@@ -22,15 +22,17 @@ _NESTED = ("text_config", "llm_config", "language_config")
 # Spellings of one thing; the first is ours.
 _ALIASES = {
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
-    "hidden_size": ("n_embd", "d_model", "dim"),
+    "hidden_size": ("n_embd", "n_embed", "d_model", "dim"),
     "intermediate_size": ("n_inner", "ffn_hidden_size", "ffn_dim"),
     "num_attention_heads": ("n_head", "n_heads"),
-    "num_key_value_heads": ("num_kv_heads", "n_kv_heads"),
+    "num_key_value_heads": ("num_kv_heads", "n_kv_heads", "n_head_kv"),
     "max_position_embeddings": ("n_positions", "n_ctx", "seq_length", "max_sequence_length"),
     "rms_norm_eps": ("norm_eps", "layer_norm_epsilon", "layer_norm_eps", "rms_norm_epsilon"),
     "layer_norm_eps": ("layer_norm_epsilon", "norm_epsilon", "norm_eps"),
     "hidden_act": ("hidden_activation", "activation_function", "ff_activation"),
     "num_experts": ("num_local_experts", "n_routed_experts", "moe_num_experts"),
+    "layer_types": ("layers_block_type",),
+    "tie_word_embeddings": ("tie_embedding",),
     "num_experts_per_tok": ("num_experts_per_token", "moe_topk", "moe_k"),
 }
 
@@ -117,6 +119,10 @@ class Config:
     def has(self, name: str) -> bool:
         """Whether a value is given and not `null`."""
         return self.get(name) is not None
+
+    def is_null(self, name: str) -> bool:
+        """Whether `null` is written for a value, where that says more than silence."""
+        return name in self._values and self._values[name] is None
 
     def integer(self, name: str, default: int | None = None) -> int:
         """Return a value as an integer.

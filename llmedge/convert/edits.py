@@ -56,6 +56,16 @@ def swap_axes(rows: Rows, _: Config) -> Rows:
     return transpose(rows) if len(rows.shape) > 1 else rows
 
 
+def columns(rows: Rows, chosen: slice) -> Rows:
+    """Take some of each row's weights."""
+    n_columns = len(range(rows.n_columns)[chosen])
+    return Rows(
+        (*rows.shape[:-1], n_columns),
+        lambda start, stop: np.ascontiguousarray(rows.read(start, stop)[:, chosen]),
+        whole_bytes=rows.whole_bytes,
+    )
+
+
 def drop_unit_axes(rows: Rows, _: Config) -> Rows:
     """Turn a depthwise convolution `(channels, 1, width)` into a matrix."""
     return squeeze(rows)
@@ -73,6 +83,18 @@ def split_gate_up(rows: Rows, _: Config) -> Mapping[str, Rows]:
         "ffn_gate_exps.weight": cut(rows, 0, half),
         "ffn_up_exps.weight": cut(rows, half, 2 * half),
     }
+
+
+# Experts' tensors in a block, numbered as on the Hub or stacked as transformers holds them.
+EXPERTS = {
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_up_proj": "ffn_gate_up_exps.weight",
+    "mlp.experts.down_proj": "ffn_down_exps.weight",
+    "mlp.experts.*.gate_proj": "ffn_gate_exps",
+    "mlp.experts.*.up_proj": "ffn_up_exps",
+    "mlp.experts.*.down_proj": "ffn_down_exps",
+}
+EXPERT_EDITS: Mapping[str, Edit] = {"ffn_gate_up_exps.weight": split_gate_up}
 
 
 def regroup(n_groups: Callable[[Config], int], n_parts: int) -> Edit:

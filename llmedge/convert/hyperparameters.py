@@ -34,7 +34,8 @@ _INTEGERS = {
 def common_metadata(config: Config) -> dict[str, Value | None]:
     """Return what nearly every architecture has, under keys without its prefix."""
     values: dict[str, Value | None] = {
-        key: config.integer(name) if config.has(name) else None for key, name in _INTEGERS.items()
+        key: _integers(config, name) if config.has(name) else None
+        for key, name in _INTEGERS.items()
     }
     if values["attention.head_count_kv"] is None:
         values["attention.head_count_kv"] = values["attention.head_count"]
@@ -44,12 +45,48 @@ def common_metadata(config: Config) -> dict[str, Value | None]:
     return values | rope_scaling(config)
 
 
+def _integers(config: Config, name: str) -> int | list[int]:
+    """Return a value, or one for each layer where they differ."""
+    if not isinstance(config.get(name), list):
+        return config.integer(name)
+    values = [int(value) for value in config.numbers(name)]
+    return values[0] if len(set(values)) == 1 else values
+
+
+def sliding_layers(config: Config, period: int) -> list[bool]:
+    """Return which layers see a window only; all but every `period`-th where the config is silent.
+
+    Source: `layer_types` of transformers; `sliding_window_pattern` before it.
+    """
+    if config.has("layer_types"):
+        return [kind == "sliding_attention" for kind in config.items("layer_types")]
+    period = config.integer("sliding_window_pattern", period)
+    return [(layer + 1) % period != 0 for layer in range(config.n_layers)]
+
+
 def layer_norm(config: Config) -> dict[str, Value | None]:
     """Return the key of models that subtract the mean."""
     return {
         "attention.layer_norm_epsilon": config.number("layer_norm_eps"),
         "attention.layer_norm_rms_epsilon": None,
     }
+
+
+def four_times_wider(config: Config) -> dict[str, Value | None]:
+    """Return the width of a feed-forward that is four times the model's where nothing is said."""
+    width = config.integer("intermediate_size", 4 * config.integer("hidden_size"))
+    return {"feed_forward_length": width}
+
+
+def within_window(config: Config) -> dict[str, Value | None]:
+    """Return a context no longer than the window, where llama.cpp has none.
+
+    Without a window each token sees everything before it: the same as long as all of it is nearer.
+    """
+    longest = config.integer("max_position_embeddings")
+    if config.is_null("sliding_window"):
+        return {"context_length": longest}
+    return {"context_length": min(longest, config.integer("sliding_window", longest))}
 
 
 def rope_dimensions(config: Config) -> dict[str, Value | None]:
@@ -81,10 +118,24 @@ def rope_scaling(config: Config) -> dict[str, Value | None]:
         "rope.scaling.yarn_beta_fast": rope.number("beta_fast", 32.0),
         "rope.scaling.yarn_beta_slow": rope.number("beta_slow", 1.0),
     }
-    if rope.values.get("attention_factor") is not None and factor > 1:
-        implied = 1 + 0.1 * math.log(factor)
-        values["rope.scaling.attn_factor"] = rope.number("attention_factor") / implied
+    magnitude, implied = _yarn_magnitude(rope, factor), yarn_scale(factor, 1.0)
+    if magnitude != implied:
+        values["rope.scaling.attn_factor"] = magnitude / implied
     return values
+
+
+def _yarn_magnitude(rope: Rope, factor: float) -> float:
+    if rope.values.get("attention_factor") is not None:
+        return rope.number("attention_factor")
+    if rope.values.get("mscale") and rope.values.get("mscale_all_dim"):
+        of_all = yarn_scale(factor, rope.number("mscale_all_dim"))
+        return yarn_scale(factor, rope.number("mscale")) / of_all
+    return yarn_scale(factor, 1.0)
+
+
+def yarn_scale(factor: float, weight: float) -> float:
+    """Return how much larger queries and keys become when a context is stretched."""
+    return 1 + 0.1 * weight * math.log(factor) if factor > 1 else 1.0
 
 
 def llama3_factors(config: Config) -> Mapping[str, Rows]:
@@ -128,7 +179,7 @@ def longrope_metadata(config: Config) -> dict[str, Value | None]:
         return {}
     n_max = config.integer("max_position_embeddings")
     original = _original_context(config, rope, n_max)
-    factor = n_max / original
+    factor = rope.number("factor", n_max / original)
     magnitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     given = rope.values.get("attention_factor")
     return {

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from llmedge.convert.rows import Rows, stack
 from llmedge.core.errors import IntegrityError, UnsupportedError
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 _OUTPUT = "output.weight"
 _EMBEDDING = "token_embd.weight"
+_COMPARED_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +29,12 @@ class MappedTensors:
     Attributes:
         rows: By GGUF name, in the order of the file: embeddings, blocks, output.
         ignored: Tensors of the checkpoint that are left out knowingly.
+        numbers: Lists that tensors of one number became, one entry a block.
     """
 
     rows: Mapping[str, Rows]
     ignored: tuple[str, ...]
+    numbers: Mapping[str, list[float]]
 
 
 def map_tensors(
@@ -46,20 +51,30 @@ def map_tensors(
         UnsupportedError: A tensor has no place.
         IntegrityError: Two have the same, or an expert is missing.
     """
-    placed, ignored = _place(architecture, config, tensors)
+    numbers = _numbers(architecture, tensors)
+    used = {name: rows for name, rows in tensors.items() if architecture.number_of(name) is None}
+    placed, ignored = _place(architecture, config, used)
     result: dict[str, Rows] = {}
     for place, rows in placed:
-        edit = architecture.edit(place.target)
+        edit = architecture.edit(place)
         edited = rows if edit is None else edit(rows, config)
         named = {place.name: edited} if isinstance(edited, Rows) else edited
         for name, part in named.items():
             _add(result, name if isinstance(edited, Rows) else place.named(name), part)
     for name, rows in architecture.extra(config).items():
-        _add(result, name, rows)
-    if _OUTPUT in result and _is_tied(config):
-        del result[_OUTPUT]  # transformers takes the embedding whatever is in the file
-        ignored = (*ignored, "lm_head.weight")
-    return MappedTensors(dict(sorted(result.items(), key=lambda item: _order(item[0]))), ignored)
+        result.setdefault(name, rows)
+    return MappedTensors(
+        dict(sorted(result.items(), key=lambda item: _order(item[0]))), ignored, numbers
+    )
+
+
+def _numbers(architecture: Architecture, tensors: Mapping[str, Rows]) -> dict[str, list[float]]:
+    found: dict[str, dict[int, float]] = {}
+    for name, rows in tensors.items():
+        number = architecture.number_of(name)
+        if number is not None:
+            found.setdefault(number[0], {})[number[1]] = float(rows.read(0, 1)[0, 0])
+    return {key: [values[layer] for layer in sorted(values)] for key, values in found.items()}
 
 
 def _place(
@@ -69,12 +84,21 @@ def _place(
     experts: dict[tuple[int | None, str], dict[int, tuple[Place, Rows]]] = {}
     ignored: list[str] = []
     homeless: list[str] = []
+    is_tied = config.flag("tie_word_embeddings", default=False)
+    embedding = next((r for n, r in tensors.items() if _is_embedding(architecture, n)), None)
+
+    def repeats(rows: Rows) -> bool:
+        # Where both are there and differ, transformers takes each for itself.
+        return embedding is None or _are_equal(rows, embedding)
+
     for name, rows in tensors.items():
-        if architecture.ignores(name):
+        if architecture.ignores(name) or architecture.is_beyond(name, config.n_layers):
             ignored.append(name)
             continue
         place = architecture.place(name)
-        if place is None:
+        if is_tied and place is not None and place.name == _OUTPUT and repeats(rows):
+            ignored.append(name)
+        elif place is None:
             homeless.append(name)
         elif place.expert is None:
             placed.append((place, rows))
@@ -91,6 +115,21 @@ def _place(
     return placed, tuple(ignored)
 
 
+def _is_embedding(architecture: Architecture, name: str) -> bool:
+    place = architecture.place(name)
+    return place is not None and place.name == _EMBEDDING
+
+
+def _are_equal(rows: Rows, other: Rows) -> bool:
+    if rows.shape != other.shape:
+        return False
+    ranges = range(0, rows.n_rows, _COMPARED_ROWS)
+    return all(
+        np.array_equal(rows.read(start, stop), other.read(start, stop))
+        for start, stop in ((at, min(at + _COMPARED_ROWS, rows.n_rows)) for at in ranges)
+    )
+
+
 def _stacked(group: Mapping[int, tuple[Place, Rows]]) -> tuple[Place, Rows]:
     numbers = sorted(group)
     place = group[numbers[0]][0]
@@ -105,10 +144,6 @@ def _add(result: dict[str, Rows], name: str, rows: Rows) -> None:
     if name in result:
         raise IntegrityError(f"two tensors of the checkpoint become {name}")
     result[name] = rows
-
-
-def _is_tied(config: Config) -> bool:
-    return config.flag("tie_word_embeddings", default=False)
 
 
 def _order(name: str) -> tuple[int, int, str]:

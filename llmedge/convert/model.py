@@ -98,8 +98,13 @@ def plan_model(
         tensors = merge(adapter, tensors, architecture)
     mapped = map_tensors(architecture, config, tensors)
     values = common_metadata(config) | dict(architecture.metadata(config))
-    prefixed = {f"{architecture.name}.{key}": v for key, v in values.items() if v is not None}
-    return ModelPlan(architecture, config, mapped.rows, mapped.ignored, prefixed)
+    named = {
+        key if key.startswith("tokenizer.") else f"{architecture.name}.{key}": value
+        for key, value in values.items()
+        if value is not None
+    }
+    metadata = {**named, **mapped.numbers}
+    return ModelPlan(architecture, config, mapped.rows, mapped.ignored, metadata)
 
 
 def dominant_type(source: CheckpointSource) -> QuantType:

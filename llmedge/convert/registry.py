@@ -8,14 +8,46 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from llmedge.convert import arch_llama
+from llmedge.convert import (
+    arch_bailing,
+    arch_deepseek,
+    arch_encoders,
+    arch_exaone,
+    arch_falcon,
+    arch_gpt,
+    arch_granite,
+    arch_internlm,
+    arch_jamba,
+    arch_lfm2,
+    arch_llama,
+    arch_mamba,
+    arch_minicpm,
+    arch_mistral3,
+    arch_starcoder,
+)
 from llmedge.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from llmedge.convert.architecture import Architecture
     from llmedge.convert.config import Config
 
-ARCHITECTURES: tuple[Architecture, ...] = (*arch_llama.ARCHITECTURES,)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    *arch_bailing.ARCHITECTURES,
+    *arch_deepseek.ARCHITECTURES,
+    *arch_encoders.ARCHITECTURES,
+    *arch_exaone.ARCHITECTURES,
+    *arch_falcon.ARCHITECTURES,
+    *arch_gpt.ARCHITECTURES,
+    *arch_granite.ARCHITECTURES,
+    *arch_internlm.ARCHITECTURES,
+    *arch_jamba.ARCHITECTURES,
+    *arch_lfm2.ARCHITECTURES,
+    *arch_llama.ARCHITECTURES,
+    *arch_mamba.ARCHITECTURES,
+    *arch_minicpm.ARCHITECTURES,
+    *arch_mistral3.ARCHITECTURES,
+    *arch_starcoder.ARCHITECTURES,
+)
 BY_CLASS = {name: architecture for architecture in ARCHITECTURES for name in architecture.classes}
 
 
@@ -62,7 +94,7 @@ def find_architecture(config: Config) -> Architecture:
     """
     name = config.architecture
     if name in BY_CLASS:
-        return BY_CLASS[name]
+        return BY_CLASS[name].variant(config) or BY_CLASS[name]
     close = difflib.get_close_matches(name, BY_CLASS, n=1, cutoff=0.8)
     similar = f" ({close[0]} is, which may be another model)" if close else ""
     raise UnsupportedError(

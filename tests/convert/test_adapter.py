@@ -29,8 +29,8 @@ from tests.convert.parity import (
     N_VOCAB,
     compare,
     convert,
-    llama_cpp_logits,
-    original_logits,
+    llama_cpp_outputs,
+    original_outputs,
     tokens,
 )
 
@@ -98,8 +98,8 @@ def test_a_merged_adapter_is_the_merged_model(
     tensors = low_ranks()
     adapter = read_adapter(save_adapter(tmp_path / "adapter", tensors, **settings))
     path = convert(base[0], tmp_path / "m.gguf", adapter=adapter)
-    expected = original_logits(added(base[1], tensors, scale))
-    assert compare(expected, llama_cpp_logits(path)).is_within(1e-5)
+    expected = original_outputs(added(base[1], tensors, scale))
+    assert compare(expected, llama_cpp_outputs(path)).is_within(1e-5)
 
 
 def test_dora_rescales_each_row(base: tuple[Path, Any], tmp_path: Path):
@@ -114,7 +114,7 @@ def test_dora_rescales_each_row(base: tuple[Path, Any], tmp_path: Path):
         tmp_path / "adapter", tensors | {f"{name}.lora_magnitude_vector": magnitude}, use_dora=True
     )
     path = convert(base[0], tmp_path / "m.gguf", adapter=read_adapter(adapter))
-    assert compare(original_logits(model), llama_cpp_logits(path)).is_within(1e-5)
+    assert compare(original_outputs(model), llama_cpp_outputs(path)).is_within(1e-5)
 
 
 def test_an_embedding_and_a_tensor_brought_whole_are_merged(base: tuple[Path, Any], tmp_path: Path):
@@ -134,7 +134,7 @@ def test_an_embedding_and_a_tensor_brought_whole_are_merged(base: tuple[Path, An
         model.model.embed_tokens.weight += ALPHA / RANK * (b @ a).T
         model.lm_head.weight.copy_(head)
     path = convert(base[0], tmp_path / "m.gguf", adapter=read_adapter(adapter))
-    assert compare(original_logits(model), llama_cpp_logits(path)).is_within(1e-5)
+    assert compare(original_outputs(model), llama_cpp_outputs(path)).is_within(1e-5)
 
 
 def test_llama_cpp_adds_an_adapter_file_to_the_base(base: tuple[Path, Any], tmp_path: Path):
@@ -144,9 +144,9 @@ def test_llama_cpp_adds_an_adapter_file_to_the_base(base: tuple[Path, Any], tmp_
     target = tmp_path / "lora.gguf"
     report = convert_adapter(base[0], adapter, target, find_mix("F32"), overwrite=False)
     assert report.n_matrices == len(MATRICES)
-    expected = original_logits(added(base[1], tensors, ALPHA / RANK))
+    expected = original_outputs(added(base[1], tensors, ALPHA / RANK))
     assert compare(expected, logits_with_adapter(path, target)).is_within(1e-5)
-    assert not compare(expected, llama_cpp_logits(path)).is_within(1e-2)
+    assert not compare(expected, llama_cpp_outputs(path)).is_within(1e-2)
 
 
 def logits_with_adapter(path: Path, adapter: Path) -> np.ndarray:

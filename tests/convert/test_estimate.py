@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from llmedge.convert import estimate
 from llmedge.convert.estimate import estimate_seconds, peak_bytes, range_bytes
 from llmedge.convert.output import output_files
 from llmedge.convert.rows import constant, transpose
@@ -22,8 +24,6 @@ def tensors(*, transposed: bool = False) -> tuple[OutputTensor, ...]:
     if transposed:
         parts["a.weight"] = transpose(parts["a.weight"])
     types = {"a.weight": Assignment(BY_NAME["Q4_0"]), "b.weight": Assignment(BY_NAME["F32"])}
-    from pathlib import Path
-
     (file,) = output_files(Path("m.gguf"), Metadata(0, b""), parts, types)
     return file.tensors
 
@@ -47,6 +47,10 @@ def test_a_tensor_that_is_needed_whole_counts():
     assert whole == 512 * 256 * 4
 
 
-def test_half_the_threads_take_twice_as_long():
-    one, two = estimate_seconds(tensors(), 1), estimate_seconds(tensors(), 2)
-    assert 0 < two < one
+def test_the_time_is_that_of_every_weight_shared_by_the_threads(monkeypatch: pytest.MonkeyPatch):
+    assert estimate_seconds(tensors(), 1) > 0
+    costs = {"Q4_0": 3.0, "F32": 0.5}
+    monkeypatch.setattr(
+        estimate, "_seconds_a_weight", lambda tensor: costs[tensor.info.quant_type.name]
+    )
+    assert estimate_seconds(tensors(), 2) == (512 * 256 * 3.0 + 64 * 0.5) / 2

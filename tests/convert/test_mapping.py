@@ -10,7 +10,7 @@ from llmedge.convert.mapping import map_tensors
 from llmedge.convert.rows import Rows, constant
 from llmedge.core.errors import IntegrityError, UnsupportedError
 
-CONFIG = Config({"architectures": ["X"], "tie_word_embeddings": False})
+CONFIG = Config({"architectures": ["X"], "tie_word_embeddings": False, "num_hidden_layers": 20})
 ARCHITECTURE = Architecture(
     "x",
     "Examples",
@@ -101,11 +101,22 @@ def test_the_file_begins_with_embeddings_and_ends_with_the_output():
     ]
 
 
-def test_a_tied_output_is_left_out_whatever_is_in_the_file():
-    tied = Config({"tie_word_embeddings": True})
-    mapped = map_tensors(ARCHITECTURE, tied, {"lm_head.weight": rows(4, 3)})
+TIED = Config({"tie_word_embeddings": True, "num_hidden_layers": 20})
+
+
+def test_a_tied_output_that_repeats_the_embedding_is_left_out():
+    tensors = {"lm_head.weight": rows(4, 3), "model.embed_tokens.weight": rows(4, 3)}
+    mapped = map_tensors(ARCHITECTURE, TIED, tensors)
     assert "output.weight" not in mapped.rows
     assert mapped.ignored == ("lm_head.weight",)
+
+
+@pytest.mark.parametrize("differs_at", [0, 2, 999])
+def test_a_tied_output_that_differs_is_kept_as_transformers_keeps_it(differs_at: int):
+    other = np.zeros((1000, 3), np.float32)
+    other[differs_at, 1] = 1
+    tensors = {"lm_head.weight": constant(other), "model.embed_tokens.weight": rows(1000, 3)}
+    assert "output.weight" in map_tensors(ARCHITECTURE, TIED, tensors).rows
 
 
 def test_what_is_left_out_is_told():

@@ -21,4 +21,4 @@ def test_llama_cpp_gives_the_logits_of_the_original(case: Case, tmp_path: Path):
 
 
 def test_no_class_is_registered_without_a_checkpoint_that_shows_it():
-    assert set(BY_CLASS) == {case.class_name for case in CASES}
+    assert set(BY_CLASS) == {case.converted_class for case in CASES}

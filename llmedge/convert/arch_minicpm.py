@@ -1,0 +1,106 @@
+"""OpenBMB's MiniCPM: with multipliers, and in its third version with latent values."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+from llmedge.convert.architecture import Architecture, Guard
+from llmedge.convert.config import Config
+from llmedge.convert.edits import PERMUTE_QK
+from llmedge.convert.guards import equals, without_bias
+from llmedge.convert.hyperparameters import (
+    LONGROPE,
+    longrope_factors,
+    longrope_metadata,
+    rope_dimensions,
+)
+from llmedge.convert.mla import LATENT, latent_metadata
+
+if TYPE_CHECKING:
+    from llmedge.gguf.writer import Value
+
+
+def _metadata(config: Config) -> dict[str, Value | None]:
+    return {
+        **latent_metadata(config),
+        **longrope_metadata(config),
+        "attention.key_length": config.integer("qk_nope_head_dim")
+        + config.integer("qk_rope_head_dim"),
+        "attention.value_length": config.integer(
+            "v_head_dim", config.integer("hidden_size") // config.n_heads
+        ),
+    }
+
+
+def _multipliers(config: Config) -> dict[str, Value | None]:
+    values = rope_dimensions(config) | longrope_metadata(config)
+    if config.rope.kind in LONGROPE:
+        values["rope.scaling.type"] = "longrope"
+    return values | {
+        "context_length": _dense_context(config),
+        "embedding_scale": config.number("scale_emb"),
+        "residual_scale": config.number("scale_depth") / math.sqrt(config.n_layers),
+        "logit_scale": config.integer("hidden_size") / config.integer("dim_model_base"),
+    }
+
+
+def _dense_context(config: Config) -> int:
+    """Return how far attention sees all: MiniCPM 4.1 chooses among blocks after that."""
+    longest = config.integer("max_position_embeddings")
+    sparse = config.get("sparse_config")
+    if not isinstance(sparse, dict):
+        return longest
+    return min(longest, Config(cast("dict[str, Any]", sparse)).integer("dense_len"))
+
+
+ARCHITECTURES = (
+    # Its class is not in transformers; it computes as Granite with the multipliers below.
+    Architecture(
+        "minicpm",
+        "MiniCPM",
+        ("MiniCPMForCausalLM",),
+        edits=PERMUTE_QK,
+        metadata=_multipliers,
+        extra=longrope_factors,
+        rope_kinds=frozenset({"default", *LONGROPE}),
+        defaults={"rms_norm_eps": 1e-6, "tie_word_embeddings": True},
+    ),
+    Architecture(
+        "minicpm3",
+        "MiniCPM 3",
+        ("MiniCPM3ForCausalLM",),
+        block=LATENT,
+        metadata=_metadata,
+        extra=longrope_factors,
+        guards=(
+            *(
+                equals(field, value, f"llama.cpp computes with {value}")
+                for field, value in {
+                    "scale_emb": 12,
+                    "scale_depth": 1.4,
+                    "dim_model_base": 256,
+                }.items()
+            ),
+            Guard(
+                "q_lora_rank",
+                lambda config: not config.is_null("q_lora_rank"),
+                "llama.cpp knows queries only from latent values",
+            ),
+            without_bias("attention_bias"),
+            without_bias("mlp_bias"),
+        ),
+        rope_kinds=frozenset({"default", *LONGROPE}),
+        defaults={
+            "rms_norm_eps": 1e-5,
+            "scale_emb": 12,
+            "scale_depth": 1.4,
+            "dim_model_base": 256,
+            "kv_lora_rank": 256,
+            "q_lora_rank": 768,
+            "qk_nope_head_dim": 64,
+            "qk_rope_head_dim": 32,
+            "tie_word_embeddings": True,
+        },
+    ),
+)
