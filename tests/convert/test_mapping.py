@@ -7,6 +7,7 @@ from llmedge.convert.architecture import BLOCK, Architecture, Place
 from llmedge.convert.config import Config
 from llmedge.convert.edits import split_gate_up
 from llmedge.convert.mapping import map_tensors
+from llmedge.convert.registry import BY_CLASS
 from llmedge.convert.rows import Rows, constant
 from llmedge.core.errors import IntegrityError, UnsupportedError
 
@@ -136,3 +137,32 @@ def test_a_tensor_without_a_place_is_an_error():
 def test_two_tensors_for_one_place_are_an_error():
     with pytest.raises(IntegrityError, match=r"output_norm\.weight"):
         map_tensors(ARCHITECTURE, CONFIG, {"model.norm.weight": rows(3), "norm.weight": rows(3)})
+
+
+ONE_LAYER = Config({"architectures": ["Glm4MoeForCausalLM"], "num_hidden_layers": 1})
+ROWS = constant([1.0])
+
+
+def test_blocks_beyond_the_last_are_left_out_knowingly():
+    tensors = {
+        "model.layers.0.input_layernorm.weight": ROWS,
+        "model.layers.1.input_layernorm.weight": ROWS,
+        "model.layers.1.eh_proj.weight": ROWS,
+    }
+    mapped = map_tensors(BY_CLASS["Glm4MoeForCausalLM"], ONE_LAYER, tensors)
+    assert set(mapped.rows) == {"blk.0.attn_norm.weight"}
+    assert mapped.ignored == (
+        "model.layers.1.input_layernorm.weight",
+        "model.layers.1.eh_proj.weight",
+    )
+
+
+def test_tensors_of_one_number_become_a_list_in_the_order_of_their_blocks():
+    config = Config({"architectures": ["ApertusForCausalLM"], "num_hidden_layers": 11})
+    tensors = {
+        f"model.layers.{layer}.mlp.act_fn.alpha_p": constant([float(layer)])
+        for layer in (10, *range(10))
+    }
+    mapped = map_tensors(BY_CLASS["ApertusForCausalLM"], config, tensors)
+    assert mapped.numbers == {"xielu.alpha_p": [float(layer) for layer in range(11)]}
+    assert not mapped.rows

@@ -1,0 +1,83 @@
+"""GPT-OSS with weights that are not quantized."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmedge.convert.architecture import Architecture, Guard
+from llmedge.convert.edits import columns, swap_axes
+from llmedge.convert.guards import UNTIED, equals
+from llmedge.convert.hyperparameters import sliding_layers
+from llmedge.convert.rows import transpose
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from llmedge.convert.config import Config
+    from llmedge.convert.rows import Rows
+    from llmedge.gguf.writer import Value
+
+
+def _experts(rows: Rows, _: Config) -> Mapping[str, Rows]:
+    """Part `(n_experts, n_in, n_ff × 2)`, where gate and up alternate, and transpose."""
+    return {
+        f"ffn_{name}_exps.weight": transpose(columns(rows, slice(first, None, 2)))
+        for first, name in enumerate(("gate", "up"))
+    }
+
+
+def _biases(rows: Rows, _: Config) -> Mapping[str, Rows]:
+    return {
+        f"ffn_{name}_exps.bias": columns(rows, slice(first, None, 2))
+        for first, name in enumerate(("gate", "up"))
+    }
+
+
+def _metadata(config: Config) -> dict[str, Value | None]:
+    return {
+        "attention.sliding_window": config.integer("sliding_window"),
+        "attention.sliding_window_pattern": sliding_layers(config, 2),
+        "expert_feed_forward_length": config.integer("intermediate_size"),
+    }
+
+
+ARCHITECTURES = (
+    Architecture(
+        "gpt-oss",
+        "GPT-OSS",
+        ("GptOssForCausalLM",),
+        block={
+            "post_attention_layernorm": "post_attention_norm",
+            "self_attn.sinks": "attn_sinks.weight",
+            "mlp.router": "ffn_gate_inp",
+            "mlp.experts.gate_up_proj": "ffn_gate_up_exps.weight",
+            "mlp.experts.gate_up_proj_bias": "ffn_gate_up_exps.bias",
+            "mlp.experts.down_proj": "ffn_down_exps.weight",
+            "mlp.experts.down_proj_bias": "ffn_down_exps.bias",
+        },
+        edits={
+            "ffn_gate_up_exps.weight": _experts,
+            "ffn_gate_up_exps.bias": _biases,
+            "ffn_down_exps.weight": swap_axes,
+        },
+        metadata=_metadata,
+        guards=(
+            UNTIED,
+            Guard(
+                "attention_bias",
+                lambda config: config.flag("attention_bias"),
+                "llama.cpp wants a bias after attention here",
+            ),
+            equals("swiglu_alpha", 1.702, "llama.cpp takes 1.702"),
+            equals("swiglu_limit", 7.0, "llama.cpp takes 7"),
+        ),
+        defaults={
+            "head_dim": 64,
+            "sliding_window": 128,
+            "attention_bias": True,
+            "swiglu_alpha": 1.702,
+            "swiglu_limit": 7.0,
+            "rope_theta": 150000.0,
+        },
+    ),
+)
