@@ -25,7 +25,7 @@ def main() -> None:
         if not measured.is_within(case.tolerance):
             failed.append(case.name)
         row = worst.setdefault(
-            case.class_name, {"argmax": 1.0, "kl": 0.0, "cosine": 1.0, "relative": 0.0}
+            case.converted_class, {"argmax": 1.0, "kl": 0.0, "cosine": 1.0, "relative": 0.0}
         )
         row["argmax"] = min(row["argmax"], measured.argmax)
         row["cosine"] = min(row["cosine"], round(measured.cosine, 9))

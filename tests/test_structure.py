@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "llmedge"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-HEAVY = ("llama_cpp", "transformers", "torch", "huggingface_hub", "numpy")
+HEAVY = ("llama_cpp", "transformers", "torch", "huggingface_hub", "numpy", "tokenizers")
 
 
 def contracts() -> list[dict[str, object]]:

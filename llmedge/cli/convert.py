@@ -174,7 +174,7 @@ def _list_architectures(show: ShowFlags) -> None:
 
     rows = list_classes()
     table = Table(
-        ("class", "family", "llama.cpp", "argmax>", "KL>", "relative>"),
+        ("class", "family", "llama.cpp", "argmax>", "KL>", "cosine>", "relative>"),
         [
             (
                 row.model_class,
@@ -182,6 +182,7 @@ def _list_architectures(show: ShowFlags) -> None:
                 row.architecture,
                 f"{row.argmax:.0%}",
                 f"{row.kl:.1e}",
+                f"{row.cosine:.7f}",
                 f"{row.relative:.1e}",
             )
             for row in rows

@@ -147,7 +147,8 @@ def _add(rows: Rows, low_rank: LowRank) -> Rows:
         if low_rank.magnitude is None:
             return summed
         lengths = np.sqrt(np.sum(summed * summed, axis=1, keepdims=True))
-        return summed * (low_rank.magnitude[start:stop, None] / lengths)
+        factors = low_rank.magnitude[start:stop, None] / lengths
+        return np.multiply(summed, factors, dtype=np.float32)
 
     return replace(rows, read=read, packed=None)
 

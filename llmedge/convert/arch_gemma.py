@@ -163,5 +163,6 @@ ARCHITECTURES = (
             "use_bidirectional_attention": False,
         },
         is_encoder=True,
+        has_dense=True,
     ),
 )

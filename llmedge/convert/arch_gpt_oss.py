@@ -1,11 +1,11 @@
-"""GPT-OSS with weights that are not quantized."""
+"""GPT-OSS, its experts in MXFP4 as published or in floats as transformers saves them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from llmedge.convert.architecture import Architecture, Guard
-from llmedge.convert.edits import columns, swap_axes
+from llmedge.convert.edits import columns
 from llmedge.convert.guards import UNTIED, equals
 from llmedge.convert.hyperparameters import sliding_layers
 from llmedge.convert.rows import transpose
@@ -52,13 +52,16 @@ ARCHITECTURES = (
             "mlp.router": "ffn_gate_inp",
             "mlp.experts.gate_up_proj": "ffn_gate_up_exps.weight",
             "mlp.experts.gate_up_proj_bias": "ffn_gate_up_exps.bias",
-            "mlp.experts.down_proj": "ffn_down_exps.weight",
+            "mlp.experts.down_proj": "transposed",
+            "mlp.experts.gate": "ffn_gate_exps.weight",
+            "mlp.experts.up": "ffn_up_exps.weight",
+            "mlp.experts.down": "ffn_down_exps.weight",
             "mlp.experts.down_proj_bias": "ffn_down_exps.bias",
         },
         edits={
             "ffn_gate_up_exps.weight": _experts,
             "ffn_gate_up_exps.bias": _biases,
-            "ffn_down_exps.weight": swap_axes,
+            "transposed": lambda rows, _: {"ffn_down_exps.weight": transpose(rows)},
         },
         metadata=_metadata,
         guards=(

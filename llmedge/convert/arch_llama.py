@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from llmedge.convert.architecture import Architecture, Guard
 from llmedge.convert.edits import EXPERT_EDITS, EXPERTS, PERMUTE_QK
-from llmedge.convert.hyperparameters import llama3_factors, rope_dimensions
+from llmedge.convert.hyperparameters import llama3_factors, rope_dimensions, within_window
 
 _KINDS = frozenset({"default", "linear", "yarn", "llama3"})
 
 ARCHITECTURES = (
     Architecture(
         "llama",
-        "Llama, Mistral",
-        ("LlamaForCausalLM", "MistralForCausalLM"),
+        "Llama",
+        ("LlamaForCausalLM",),
         edits=PERMUTE_QK,
         metadata=rope_dimensions,
         extra=llama3_factors,
         rope_kinds=_KINDS,
+    ),
+    Architecture(
+        "llama",
+        "Mistral",
+        ("MistralForCausalLM",),
+        edits=PERMUTE_QK,
+        metadata=lambda config: rope_dimensions(config) | within_window(config),
+        rope_kinds=_KINDS,
+        defaults={"sliding_window": 4096},
     ),
     Architecture(
         "llama",
@@ -30,7 +39,7 @@ ARCHITECTURES = (
             "block_sparse_moe.experts.*.w2": "ffn_down_exps",
         },
         edits={**PERMUTE_QK, **EXPERT_EDITS},
-        metadata=rope_dimensions,
+        metadata=lambda config: rope_dimensions(config) | within_window(config),
         rope_kinds=_KINDS,
     ),
     Architecture(

@@ -87,6 +87,7 @@ class Architecture:
         defaults: What a silent `config.json` means.
         ignored: Patterns of tensors that are left out knowingly.
         is_encoder: Whether it makes embeddings instead of text.
+        has_dense: Whether llama.cpp computes dense layers after pooling.
         variant: What a checkpoint of the same class becomes instead, by its configuration.
     """
 
@@ -107,6 +108,7 @@ class Architecture:
     defaults: Mapping[str, object] = field(default_factory=dict[str, object])
     ignored: tuple[str, ...] = ()
     is_encoder: bool = False
+    has_dense: bool = False
     variant: Callable[[Config], Architecture | None] = lambda _: None
 
     def place(self, name: str) -> Place | None:

@@ -36,7 +36,7 @@ _NO_NUMBER = 255  # as an exponent
 
 
 def unpack_mxfp4(ledger: Ledger, _config: Mapping[str, object]) -> None:
-    """Take every packed stack of experts as the matrices `gate_proj`, `up_proj` and `down_proj`.
+    """Take every packed stack of experts as the matrices `gate`, `up` and `down`.
 
     Each is `(n_experts, n_out, n_in)`, in floats and as GGML blocks without loss; the unquantized
     model holds gate and up in one tensor and all of them transposed.
@@ -47,14 +47,14 @@ def unpack_mxfp4(ledger: Ledger, _config: Mapping[str, object]) -> None:
     """
     for name in ledger.prefixes("_blocks"):
         experts = _take(ledger, name)
-        stem = name.removesuffix("gate_up_proj")
-        if stem == name:
-            ledger.put(name, experts.every(1, 0))
+        stem, _, projection = name.rpartition(".")
+        if projection != "gate_up_proj":
+            ledger.put(f"{stem}.{projection.removesuffix('_proj')}", experts.every(1, 0))
             continue
         if experts.n_out % 2:
             raise IntegrityError(f"{name} has {experts.n_out} rows: no pairs of gate and up")
-        ledger.put(f"{stem}gate_proj", experts.every(2, 0))
-        ledger.put(f"{stem}up_proj", experts.every(2, 1))
+        ledger.put(f"{stem}.gate", experts.every(2, 0))
+        ledger.put(f"{stem}.up", experts.every(2, 1))
 
 
 def repack_mxfp4(blocks: Bytes, scales: Bytes) -> Bytes:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import llmedge
 from llmedge.convert.adapter import read_adapter
 from llmedge.convert.config import read_config
+from llmedge.convert.embedding import add_pooling
 from llmedge.convert.estimate import estimate_seconds, range_bytes
 from llmedge.convert.general import checkpoint_name, general_metadata, hub_origin, read_license
 from llmedge.convert.model import ModelPlan, dominant_type, plan_model
 from llmedge.convert.output import OutputFile, choose_types, output_files
-from llmedge.convert.pooling import read_pooling
 from llmedge.convert.report import ConversionReport, ConvertOptions, describe
 from llmedge.convert.stream import StreamOptions, write_tensors
 from llmedge.convert.tokenizer import convert_tokenizer
@@ -86,7 +86,7 @@ def plan(
     imatrix = read_imatrix(options.imatrix) if options.imatrix else None
     require_imatrix(options.mix, has_imatrix=imatrix is not None)
     adapter = read_adapter(options.adapter) if options.adapter else None
-    model = plan_model(source, read_config(folder), adapter)
+    model = add_pooling(plan_model(source, read_config(folder), adapter), folder)
     types = choose_types(
         options.mix,
         model.rows,
@@ -237,11 +237,7 @@ def _require_coverage(types: Mapping[str, Assignment], imatrix: Imatrix | None) 
 
 def _metadata(folder: Path, model: ModelPlan, mix: Mix) -> dict[str, Value]:
     values: dict[str, Value] = {"general.architecture": model.architecture.name}
-    values |= general_metadata(folder) | {"general.file_type": mix.ftype} | dict(model.metadata)
-    pooling = read_pooling(folder)
-    if pooling is not None:
-        values[f"{model.architecture.name}.pooling_type"] = pooling.type
-    return values
+    return values | general_metadata(folder) | {"general.file_type": mix.ftype, **model.metadata}
 
 
 def _target(folder: Path, name: str, options: ConvertOptions, settings: Settings) -> Path:

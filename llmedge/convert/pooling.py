@@ -36,10 +36,12 @@ class Pooling:
     Attributes:
         type: llama.cpp's number: 1 the mean, 2 the first token's, 3 the last token's.
         is_normalized: Whether the embedding is scaled to length 1 in the end.
+        dense: Folders of the matrices that it is multiplied with after pooling.
     """
 
     type: int
     is_normalized: bool
+    dense: tuple[Path, ...] = ()
 
 
 def read_pooling(folder: Path) -> Pooling | None:
@@ -53,18 +55,21 @@ def read_pooling(folder: Path) -> Pooling | None:
         IntegrityError: A file is malformed or missing.
     """
     pooling, is_normalized = None, False
+    dense: list[Path] = []
     for module in _read_modules(folder / "modules.json"):
         kind = str(module.get("type")).rpartition(".")[2]
         if kind == "Normalize":
             is_normalized = True
         elif kind == "Pooling" and pooling is None:
             pooling = _read_type(folder, str(module.get("path")))
+        elif kind == "Dense" and pooling is not None and not is_normalized:
+            dense.append(_inside(folder, str(module.get("path"))))
         elif kind != "Transformer":
             raise UnsupportedError(
                 f"modules.json asks for {kind}, which llama.cpp does not compute after this model",
                 "use an embedding model of transformer, pooling and normalization",
             )
-    return None if pooling is None else Pooling(pooling, is_normalized)
+    return None if pooling is None else Pooling(pooling, is_normalized, tuple(dense))
 
 
 def _read_modules(path: Path) -> list[Mapping[str, object]]:
@@ -83,9 +88,7 @@ def _read_modules(path: Path) -> list[Mapping[str, object]]:
 
 
 def _read_type(folder: Path, name: str) -> int:
-    path = folder / name / "config.json"
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise IntegrityError(f"modules.json points outside of the checkpoint: {name}")
+    path = _inside(folder, name) / "config.json"
     settings = read_json(path)
     if settings is None:
         raise IntegrityError(f"{path} is missing", "get the whole repository")
@@ -98,6 +101,13 @@ def _read_type(folder: Path, name: str) -> int:
     if settings.get("include_prompt") is False:
         raise UnsupportedError("pooling without the prompt's tokens is not what llama.cpp does")
     return _TYPES[modes[0]]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise IntegrityError(f"modules.json points outside of the checkpoint: {name}")
+    return path
 
 
 def _modes(settings: Mapping[str, object]) -> list[str]:

@@ -51,6 +51,8 @@ _MINICPM5 = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}+|{_END}"
 _AYA_DIGITS = r"\d{1,3}(?=(?:\d{3})*\b)"
 _BLOOM = r" ?[^(\s|[.,!?…。，、।۔،])]+"
 
+_DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+")
+
 
 @dataclass(frozen=True, slots=True)
 class PreType:

@@ -95,7 +95,8 @@ class ClassRow:
         family: Whose models these are.
         architecture: llama.cpp's name.
         argmax: Share of equal predictions.
-        kl: Mean KL divergence, in nats; 1 less the cosine for embedding models.
+        kl: Mean KL divergence, in nats.
+        cosine: Of the logits, or an embedding model's embeddings; the worst position's.
         relative: Largest error, relative to the largest logit.
     """
 
@@ -104,6 +105,7 @@ class ClassRow:
     architecture: str
     argmax: float
     kl: float
+    cosine: float
     relative: float
 
 
@@ -120,6 +122,21 @@ def list_classes() -> list[ClassRow]:
     ]
 
 
+# Classes that people ask for and llama.cpp cannot run rightly, with what would be needed.
+_WOULD_NEED = {
+    "ParamBharatGenForCausalLM": (
+        "llama.cpp has no such architecture; it would need a graph of its own in src/models"
+    ),
+    "PhimoeForCausalLM": (
+        "llama.cpp routes its experts by softmax; it would need the original's sparse mixer"
+    ),
+    "T5ForConditionalGeneration": "an encoder and a decoder; llmedge runs decoders and encoders",
+    "BartForConditionalGeneration": "llama.cpp has no such architecture; it would need its graph",
+    "WhisperForConditionalGeneration": "it hears; llama.cpp runs it with whisper.cpp only",
+}
+_HEADS = ("ForQuestionAnswering", "ForTokenClassification")
+
+
 def find_architecture(config: Config) -> Architecture:
     """Return what a checkpoint's class becomes.
 
@@ -130,12 +147,27 @@ def find_architecture(config: Config) -> Architecture:
     name = config.architecture
     if name in BY_CLASS:
         return BY_CLASS[name].variant(config) or BY_CLASS[name]
-    close = difflib.get_close_matches(name, BY_CLASS, n=1, cutoff=0.8)
-    similar = f" ({close[0]} is, which may be another model)" if close else ""
     raise UnsupportedError(
-        f"{name} is not among the classes that are shown to convert rightly{similar}",
+        f"{name} is not among the classes that are shown to convert rightly: "
+        f"{_reason(name, config)}",
         "`llmedge convert --list-architectures` shows them",
     )
+
+
+def _reason(name: str, config: Config) -> str:
+    """Say why a class is not registered, and what would be needed."""
+    if name in _WOULD_NEED:
+        return _WOULD_NEED[name]
+    if name.endswith(_HEADS):
+        return "llama.cpp has no head that classifies tokens"
+    if config.get("auto_map"):
+        return (
+            "it brings its own modelling code, which is neither run nor read here; llama.cpp would "
+            "need its graph, and llmedge an entry in its table with a test of equal logits"
+        )
+    close = difflib.get_close_matches(name, BY_CLASS, n=1, cutoff=0.8)
+    similar = f" ({close[0]} is, which may be another model)" if close else ""
+    return f"it would need an entry in the table, with a test of equal logits{similar}"
 
 
 def check_guards(architecture: Architecture, config: Config) -> None:

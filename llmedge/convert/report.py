@@ -152,6 +152,18 @@ def _notes(options: ConvertOptions, model: ModelPlan) -> tuple[str, ...]:
             f"{options.mix.name} without --imatrix: on SmolLM2-135M that more than doubles the "
             "loss (KL divergence of Q4_K_M 0.18 instead of 0.076)"
         )
+    n_ctx = model.metadata.get(f"{model.architecture.name}.context_length")
+    longest = model.config.get("max_position_embeddings")
+    if isinstance(n_ctx, int) and isinstance(longest, int) and n_ctx < longest:
+        notes.append(
+            f"the context is {n_ctx} tokens instead of {longest}: beyond it llama.cpp would not "
+            "compute what the original does (a sliding window, most often)"
+        )
+    if model.config.rope.kind == "yarn" and model.config.rope.values.get("truncate") is False:
+        notes.append(
+            "llama.cpp rounds the bounds of yarn's scaling, which this checkpoint does not: on "
+            "random weights a KL divergence of 0.002 at 500 tokens, 0.005 at 2,000"
+        )
     if model.ignored:
         notes.append(f"{len(model.ignored)} tensors are left out, such as {model.ignored[0]}")
     return tuple(notes)

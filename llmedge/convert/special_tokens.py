@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmedge.convert.token_table import TokenKind, TokenTable
 from llmedge.convert.tokenizer_files import (
     AddedToken,
     ModelConfig,
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from llmedge.convert.tokenizer_draft import TokenTable
     from llmedge.gguf.writer import Value
 
 ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -36,9 +36,30 @@ _KEYS = {
 }
 # Texts that llama.cpp takes for an end without being told. Source: src/llama-vocab.cpp.
 _KNOWN_ENDS = frozenset(
-    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> "
-    "<|endoftext|> </s> <|eom_id|> <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> "
-    "<eos> <turn|> <|tool_response> <｜end▁of▁sentence｜> [e~[".split()
+    [
+        "<|eot_id|>",
+        "<|im_end|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<|flush|>",
+        "<|calls|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "</s>",
+        "<|eom_id|>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<|end_of_text|>",
+        "<end_of_utterance>",
+        "<eos>",
+        "<turn|>",
+        "<|tool_response>",
+        "<｜end▁of▁sentence｜>",
+        "[e~[",
+    ]
 )
 
 
@@ -174,7 +195,7 @@ def find_special_tokens(
     ends = tuple(token for token in configs.ids("eos") if 0 <= token < n_rows)
     if ends and ids.get("eos") not in ends:
         ids["eos"] = ends[0]
-    _fill(ids, found, leading, trailing, configs, n_rows)
+    _fill(ids, found, (leading, trailing), configs, table)
     if "eos" not in ids:
         raise IntegrityError(
             f"{configs.folder} does not say which token ends a text",
@@ -202,18 +223,21 @@ def find_special_tokens(
 def _fill(
     ids: dict[str, int],
     found: Mapping[str, int],
-    leading: tuple[str, ...],
-    trailing: tuple[str, ...],
+    frame: tuple[tuple[str, ...], tuple[str, ...]],
     configs: Configs,
-    n_rows: int,
+    table: TokenTable,
 ) -> None:
-    """Find `bos`, `eos` and `pad` where no name says them."""
-    for role, frame, stand_in in (("bos", leading[:1], "cls"), ("eos", trailing[-1:], "sep")):
-        candidates = [found[name] for name in frame if name in found]
+    """Find `bos`, `eos`, `unk` and `pad` where no name says them."""
+    leading, trailing = frame
+    n_rows = len(table.texts)
+    for role, names, stand_in in (("bos", leading[:1], "cls"), ("eos", trailing[-1:], "sep")):
+        candidates = [found[name] for name in names if name in found]
         candidates += [ids[stand_in]] if stand_in in ids else []
         candidates += configs.ids(role)
         if role not in ids:
-            ids.update({role: token for token in candidates[:1] if 0 <= token < n_rows})
+            ids.update((role, token) for token in candidates[:1] if 0 <= token < n_rows)
+    if "unk" not in ids and TokenKind.UNKNOWN in table.kinds:
+        ids["unk"] = table.kinds.index(TokenKind.UNKNOWN)
     for token in configs.ids("pad")[:1]:
         if "pad" not in ids and 0 <= token < n_rows:
             ids["pad"] = token

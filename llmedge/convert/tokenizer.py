@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmedge.convert.checkpoint_template import check_template, find_template
+from llmedge.convert.in_child import run_in_child
 from llmedge.convert.tokenizer_check import MAX_MISMATCH, Comparison, KindResult, Verdict
 from llmedge.convert.tokenizer_reader import read_draft
 from llmedge.core.errors import UnsupportedError
 from llmedge.core.progress import SilentProgress
 from llmedge.gguf.writer import Metadata, encode_metadata
-from llmedge.host.child import Child
 from llmedge.measure.sentences import KINDS, read_sentences
 
 if TYPE_CHECKING:
@@ -92,19 +92,21 @@ def convert_tokenizer(
         IntegrityError: A file is malformed or contradicts itself.
         UnsupportedError: llama.cpp has no such tokenizer, it has more tokens than the embedding
             has rows, or it encodes more than 0.5 % of the texts differently.
+        ResourceError: A child process was ended.
     """
     chosen = options or TokenizerOptions()
     draft = read_draft(folder, n_vocab, architecture)
     comparison = Comparison(folder, architecture, read_sentences())
     verdict = _find_best(draft, comparison, progress or SilentProgress())
     notes = [*draft.notes, *draft.special.notes]
-    if not verdict.passes and not chosen.allow_mismatch:
+    if verdict.why or not (verdict.passes or chosen.allow_mismatch):
         raise _mismatch(folder, verdict)
-    if chosen.compat and draft.compat is not None:
+    if chosen.compat and draft.compat is not None and draft.compat.pre != verdict.choice.pre:
         best, verdict = verdict, comparison.judge(draft, draft.compat)
         notes.append(_cost(best, verdict))
     elif verdict.n_mismatches:
         notes.append(f"llama.cpp encodes some texts differently: {_by_kind(verdict)}")
+        notes += [difference.value for difference in draft.differences]
     template, template_notes = _convert_template(folder, draft)
     pieces = (*draft.pieces(verdict.choice), template)
     metadata = Metadata(
@@ -127,34 +129,27 @@ def convert_tokenizer(
 
 def _find_best(draft: Draft, comparison: Comparison, progress: Progress) -> Verdict:
     """Try the choices, then every pre-tokenizer; stop at the first that encodes all texts alike."""
-    best: Verdict | None = None
-    tried: set[tuple[str, str | None]] = set()
+    verdicts: list[Verdict] = []
     stages = (draft.choices, draft.pre_types)
     total = sum(map(len, stages))
     with progress.task("comparing tokenizers", total=total, unit="ways") as task:
         for stage in stages:
-            for choice in stage:
-                if (choice.model, choice.pre) in tried:
-                    continue
-                task.update(len(tried), choice.pre or choice.model)
-                tried.add((choice.model, choice.pre))
-                verdict = comparison.judge(draft, choice)
-                if best is None or verdict.n_unexplained < best.n_unexplained:
-                    best = verdict
-                if best.n_unexplained == 0:
-                    return best
-            if best is not None and best.passes:
-                return best
-    if best is None:
-        raise AssertionError("a draft without any choice")
-    return best
+            known = [verdict.choice.pre for verdict in verdicts]
+            for choice in (choice for choice in stage if choice.pre not in known):
+                task.update(len(verdicts), choice.pre or choice.model)
+                verdicts.append(comparison.judge(draft, choice))
+                if verdicts[-1].n_unexplained == 0:
+                    return verdicts[-1]
+            if any(verdict.passes for verdict in verdicts):
+                break
+    return min(verdicts, key=lambda verdict: verdict.n_unexplained)
 
 
 def _mismatch(folder: Path, verdict: Verdict) -> UnsupportedError:
     if verdict.why:
         return UnsupportedError(
-            f"the tokenizer of {folder} cannot be used: {verdict.why}",
-            "update llama-cpp-python, or open an issue with the model's name",
+            f"{verdict.why} (the tokenizer of {folder})",
+            "update llmedge and llama-cpp-python, or use a model of another family",
         )
     choice = verdict.choice
     share = verdict.n_unexplained / verdict.n_texts
@@ -186,8 +181,8 @@ def _convert_template(folder: Path, draft: Draft) -> tuple[Metadata, tuple[str, 
     source = find_template(folder)
     if source is None:
         return Metadata(0, b""), ()
-    with Child(_check_template, folder, source, draft.special.bos, draft.special.eos) as child:
-        why = child.wait()
+    names = draft.special.bos, draft.special.eos
+    why = run_in_child("rendering the chat template", _check_template, folder, source, *names)
     notes = (f"the chat template cannot be rendered: {why}",) if why else ()
     return encode_metadata({"tokenizer.chat_template": source}), notes
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from llmedge.convert.pre_tokenizer import SEARCH_ORDER, PreType, find_pre_type
 from llmedge.convert.special_tokens import find_special_tokens
-from llmedge.convert.tokenizer_draft import Checkpoint, Choice, Draft, TokenTable
+from llmedge.convert.token_table import TokenTable
+from llmedge.convert.tokenizer_draft import Checkpoint, Choice, Difference, Draft
 from llmedge.convert.tokenizer_files import BpeModel, TokenizerJson, iterate_merges
 from llmedge.core.errors import UnsupportedError
 from llmedge.gguf.writer import Metadata, StringList, encode_metadata
@@ -44,6 +45,7 @@ def draft_byte_level(checkpoint: Checkpoint, tokenizer: TokenizerJson, model: Bp
     table.add(configs.added_tokens(tokenizer.added_tokens))
     special = find_special_tokens(configs, table, tokenizer.post_processor, checkpoint.own)
     base, n_padding = table.finish()
+    composes = any(step.type == "NFC" for step in tokenizer.normalizers())
     pre_type = find_pre_type(tokenizer, ignore_merges=model.ignore_merges)
     return Draft(
         "byte-level BPE",
@@ -55,6 +57,7 @@ def draft_byte_level(checkpoint: Checkpoint, tokenizer: TokenizerJson, model: Bp
         special,
         compat=compat_choice(pre_type),
         pre_types=tuple(byte_level_choice(name, "search") for name in SEARCH_ORDER),
+        differences=frozenset({Difference.NFC} if composes else ()),
         notes=(*table.notes, *_notes(tokenizer.normalizers())),
     )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DecodedT = TypeVar("DecodedT")
 
-_MAX_TOKENIZER_BYTES = 256 << 20
+_MAX_TOKENIZER_BYTES = 128 << 20
 _MAX_CONFIG_BYTES = 32 << 20
 _HINT = "download the checkpoint again, or save its tokenizer again with `save_pretrained`"
 
@@ -196,7 +196,7 @@ class TokenizerConfig(msgspec.Struct, frozen=True):
     added_tokens_decoder: dict[str, _DecoderEntry] | None = None
 
     def name(self, role: str) -> str | None:
-        """Return the text of the token with a role: `bos`, `eos` …"""
+        """Return the text of the token with a role, such as `bos`."""
         value: TokenName = getattr(self, f"{role}_token")
         return value.content if isinstance(value, _Content) else value
 
@@ -284,7 +284,7 @@ def iterate_merges(path: Path, merges: msgspec.Raw) -> Iterator[tuple[str, str]]
     """
     data = memoryview(merges)
     at = 1
-    if data[:1] != b"[":
+    if bytes(data[:1]) != b"[":
         raise _broken(path, "the merges are no list")
     while match := _MERGE.match(data, at):
         at = match.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmedge.convert.in_child import run_in_child
 from llmedge.convert.special_tokens import Configs
 from llmedge.convert.tokenizer_bpe import draft_byte_level, is_byte_level
 from llmedge.convert.tokenizer_draft import Checkpoint, Draft
@@ -21,14 +22,13 @@ from llmedge.convert.tokenizer_tekken import draft_tekken
 from llmedge.convert.tokenizer_unigram import draft_unigram
 from llmedge.convert.tokenizer_wordpiece import draft_wordpiece
 from llmedge.core.errors import UnsupportedError
-from llmedge.host.child import Child
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from llmedge.host.child import Talk
 
-_HINT = "open an issue with the model's name"
+_HINT = "use a model of another family"
 
 
 def read_draft(folder: Path, n_rows: int, architecture: str) -> Draft:
@@ -45,8 +45,7 @@ def read_draft(folder: Path, n_rows: int, architecture: str) -> Draft:
         UnsupportedError: It is of a kind that llama.cpp does not know, or has more tokens than the
             embedding has rows.
     """
-    with Child(_read, folder, n_rows, architecture) as child:
-        return child.wait()
+    return run_in_child(f"reading the tokenizer of {folder}", _read, folder, n_rows, architecture)
 
 
 def draft_tokenizer(folder: Path, n_rows: int, architecture: str) -> Draft:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from llmedge.convert.sentencepiece_model import PieceType, SentencePieceModel, read_model
 from llmedge.convert.special_tokens import find_special_tokens
+from llmedge.convert.token_table import TokenKind, TokenTable
 from llmedge.convert.tokenizer_bpe import (
     MERGES,
     encode_merges,
     require_plain_words,
 )
-from llmedge.convert.tokenizer_draft import Checkpoint, Choice, Draft, TokenKind, TokenTable
+from llmedge.convert.tokenizer_draft import Checkpoint, Choice, Difference, Draft
 from llmedge.convert.tokenizer_files import (
     BpeModel,
     TokenizerJson,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 
 SCORES = "scores"
+RANKS = "ranks"
+_KEY = "tokenizer.ggml.scores"
 SPACE = "▁"
 MODEL_FILE = "tokenizer.model"
 _REBUILT = "tokenizer.model is missing: scores are rebuilt from the order of the merges"
@@ -39,7 +42,15 @@ _UNREACHABLE = -1e6
 # Gemma 4's chat format reads these from the output, so they must be written out.
 # Source: conversion/gemma.py of llama.cpp.
 _VISIBLE = frozenset(
-    '<|channel> <channel|> <|tool_call> <tool_call|> <|tool_response> <tool_response|> <|"|>'.split()
+    [
+        "<|channel>",
+        "<channel|>",
+        "<|tool_call>",
+        "<tool_call|>",
+        "<|tool_response>",
+        "<tool_response|>",
+        '<|"|>',
+    ]
 )
 
 
@@ -61,40 +72,49 @@ def draft_spm(checkpoint: Checkpoint, tokenizer: TokenizerJson, model: BpeModel)
         for token in table.find(_VISIBLE).values():
             table.kinds[token] = TokenKind.USER_DEFINED
     special = find_special_tokens(configs, table, tokenizer.post_processor, checkpoint.own)
+    has_metaspace = any(step.type == "Metaspace" for step in tokenizer.pre_tokenizers())
     base, n_padding = table.finish(space=SPACE)
-    scores = _scores(pieces, model.vocab, n_rows) if pieces else _ranks(path, model, n_rows)
-    merges = encode_merges(iterate_merges(path, model.merges))
+    parts = {
+        RANKS: encode_metadata({_KEY: _ranks(path, model, n_rows)}),
+        MERGES: encode_merges(iterate_merges(path, model.merges)),
+    }
+    if pieces:
+        parts[SCORES] = encode_metadata({_KEY: _scores(pieces, model.vocab, n_rows)})
+    choices = spm_choices(
+        checkpoint.architecture, prefix=has_prefix(tokenizer), has_scores=SCORES in parts
+    )
+    by_score = next((choice for choice in choices if choice.model == "llama"), None)
     return Draft(
         "SentencePiece BPE with byte fallback",
         n_rows,
         n_padding,
         base,
-        {SCORES: encode_metadata({"tokenizer.ggml.scores": scores}), MERGES: merges},
-        spm_choices(checkpoint.architecture, prefix=has_prefix(tokenizer)),
+        parts,
+        choices,
         special,
-        adds_one_space=any(step.type == "Metaspace" for step in tokenizer.pre_tokenizers()),
+        compat=by_score if choices[0] is by_score else None,
+        differences=frozenset({Difference.ONE_SPACE} if has_metaspace else ()),
         notes=(*table.notes, *(() if pieces else (_REBUILT,))),
     )
 
 
-def spm_choices(architecture: str, *, prefix: bool) -> tuple[Choice, ...]:
+def spm_choices(architecture: str, *, prefix: bool, has_scores: bool) -> tuple[Choice, ...]:
     """Return how llama.cpp may be told, best first.
 
     Its `llama` tokenizer is what every runtime knows. `sarvam-moe` merges by rank as tokenizer.json
     says, but knows no space before a text; `gemma4` is the same, for one architecture.
     """
-    by_score = Choice(
-        "llama", "default", "family", (SCORES,), {"tokenizer.ggml.add_space_prefix": prefix}
-    )
-    by_rank = Choice(
-        "gpt2", "sarvam-moe", "family", (MERGES,), {"tokenizer.ggml.add_space_prefix": False}
-    )
+    key = "tokenizer.ggml.add_space_prefix"
     if architecture == "gemma4":
-        values = {"tokenizer.ggml.add_space_prefix": False}
-        return (Choice("gemma4", "gemma4", "family", (SCORES, MERGES), values),)
+        return (Choice("gemma4", "gemma4", "family", (RANKS, MERGES), {key: False}),)
+    by_score = tuple(
+        Choice("llama", "default", "family", (part,), {key: prefix})
+        for part in ((SCORES, RANKS) if has_scores else (RANKS,))
+    )
+    by_merge = Choice("gpt2", "sarvam-moe", "family", (MERGES,), {key: False})
     if architecture == "bailingmoe2":
-        return by_rank, by_score
-    return (by_score,) if prefix else (by_score, by_rank)
+        return by_merge, *by_score
+    return by_score if prefix else (*by_score, by_merge)
 
 
 def byte_value(text: str) -> int | None:

@@ -14,13 +14,14 @@ import msgspec
 
 from llmedge.convert.pre_tokenizer import SEARCH_ORDER, canonical_pattern, match_steps
 from llmedge.convert.special_tokens import OwnTokens, find_special_tokens
+from llmedge.convert.token_table import TokenKind, TokenTable
 from llmedge.convert.tokenizer_bpe import (
     MERGES,
     byte_level_choice,
     compat_choice,
     encode_merges,
 )
-from llmedge.convert.tokenizer_draft import Checkpoint, Draft, TokenKind, TokenTable
+from llmedge.convert.tokenizer_draft import Checkpoint, Draft
 from llmedge.convert.tokenizer_files import broken, decode, read_bytes
 
 if TYPE_CHECKING:
@@ -30,11 +31,28 @@ if TYPE_CHECKING:
 
 # What files of before November 2024 leave to the library.
 # Source: mistral_common/tokens/tokenizers/tekken.py.
-_FIRST_SPECIAL = (
-    "<unk> <s> </s> [INST] [/INST] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] "
-    "[/TOOL_RESULTS] [TOOL_CALLS] [IMG] <pad> [IMG_BREAK] [IMG_END] [PREFIX] [MIDDLE] [SUFFIX] "
-    "[SYSTEM_PROMPT] [/SYSTEM_PROMPT] [TOOL_CONTENT]"
-).split()
+_FIRST_SPECIAL = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+    "[TOOL_RESULTS]",
+    "[/TOOL_RESULTS]",
+    "[TOOL_CALLS]",
+    "[IMG]",
+    "<pad>",
+    "[IMG_BREAK]",
+    "[IMG_END]",
+    "[PREFIX]",
+    "[MIDDLE]",
+    "[SUFFIX]",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[TOOL_CONTENT]",
+]
 _ROLES = {"bos": "<s>", "eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 
 
@@ -90,16 +108,16 @@ class Tekken:
         self.ranks = _ranks(path, file.vocab, n_all - n_special)
         self.special = _special(path, file.special_tokens, n_special)
 
-    def merges(self) -> Iterator[tuple[bytes, bytes]]:
+    @staticmethod
+    def halves(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
         """Yield every way to halve each token into two tokens, by the token's rank."""
-        ranks = self.ranks
         for token in ranks:
-            halves = [
+            ways = [
                 (ranks[token[:at]], ranks[token[at:]], at)
                 for at in range(1, len(token))
                 if token[:at] in ranks and token[at:] in ranks
             ]
-            for _, _, at in sorted(halves):
+            for _, _, at in sorted(ways):
                 yield token[:at], token[at:]
 
     def encode_word(self, word: bytes) -> list[int]:
@@ -129,17 +147,17 @@ def draft_tekken(checkpoint: Checkpoint) -> Draft:
     for token, (text, is_control) in enumerate(tekken.special):
         kind = TokenKind.CONTROL if is_control else TokenKind.USER_DEFINED
         table.place(token, text, kind)
-    letters = _letters()
+    spelling = letters()
+
+    def spell(data: bytes) -> str:
+        return "".join(map(spelling.__getitem__, data))
+
     for rank, data in enumerate(tekken.ranks):
-        text = "".join(map(letters.__getitem__, data))
-        table.place(rank + len(tekken.special), text, TokenKind.NORMAL)
+        table.place(rank + len(tekken.special), spell(data), TokenKind.NORMAL)
     special = find_special_tokens(configs, table, None, OwnTokens(_ROLES))
     base, n_padding = table.finish()
 
-    def spelt(data: bytes) -> str:
-        return "".join(map(letters.__getitem__, data))
-
-    merges = ((spelt(left), spelt(right)) for left, right in tekken.merges())
+    merges = ((spell(left), spell(right)) for left, right in Tekken.halves(tekken.ranks))
     pre_type = match_steps((f"split {canonical_pattern(tekken.pattern)}",))
     return Draft(
         "Tekken",
@@ -183,7 +201,7 @@ def _special(path: Path, tokens: list[_Special] | None, n_special: int) -> list[
     return filled
 
 
-def _letters() -> Mapping[int, str]:
+def letters() -> Mapping[int, str]:
     """Return how byte-level BPE writes each byte as a printable character.
 
     Source: openai/gpt-2 `src/encoder.py`.

@@ -8,7 +8,8 @@ from array import array
 from typing import TYPE_CHECKING
 
 from llmedge.convert.special_tokens import find_special_tokens
-from llmedge.convert.tokenizer_draft import Checkpoint, Choice, Draft, TokenKind, TokenTable
+from llmedge.convert.token_table import TokenKind, TokenTable
+from llmedge.convert.tokenizer_draft import Checkpoint, Choice, Difference, Draft
 from llmedge.convert.tokenizer_files import Step, TokenizerJson, UnigramModel, broken
 from llmedge.convert.tokenizer_spm import SCORES, SPACE, byte_value, has_prefix
 from llmedge.gguf.writer import Metadata, Value, encode_metadata
@@ -53,6 +54,7 @@ def draft_unigram(checkpoint: Checkpoint, tokenizer: TokenizerJson, model: Unigr
             has_bytes=model.byte_fallback,
         ),
         special,
+        differences=frozenset({Difference.CLUSTERS} if charsmap else ()),
         notes=(*table.notes, *notes),
     )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmedge.convert.special_tokens import find_special_tokens
-from llmedge.convert.tokenizer_draft import Checkpoint, Choice, Draft, TokenKind, TokenTable
+from llmedge.convert.token_table import TokenKind, TokenTable
+from llmedge.convert.tokenizer_draft import Checkpoint, Choice, Draft
 
 if TYPE_CHECKING:
     from llmedge.convert.tokenizer_files import TokenizerJson, WordPieceModel
@@ -28,6 +29,8 @@ def draft_wordpiece(
     path, n_rows, configs = checkpoint.path, checkpoint.n_rows, checkpoint.configs
     table = TokenTable(n_rows, path)
     table.place_all(model.vocab)
+    if model.unk_token in model.vocab:
+        table.kinds[model.vocab[model.unk_token]] = TokenKind.UNKNOWN
     table.add(configs.added_tokens(tokenizer.added_tokens))
     lowercase, strip_accents, notes = _normalizer(tokenizer)
     special = find_special_tokens(configs, table, tokenizer.post_processor, checkpoint.own)

@@ -11,7 +11,7 @@ import pytest
 
 from llmedge.gguf.reader import read_header
 from llmedge.store.manifest import hash_file
-from tests.convert.checkpoints import make_llama
+from tests.convert.tiny_llama import make_llama
 
 if TYPE_CHECKING:
     from collections.abc import Callable

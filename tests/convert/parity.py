@@ -15,6 +15,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from llmedge.convert.config import read_config
+from llmedge.convert.embedding import add_pooling
 from llmedge.convert.model import dominant_type, plan_model
 from llmedge.convert.output import choose_types, output_files
 from llmedge.convert.registry import find_architecture
@@ -237,6 +238,7 @@ def convert(
     """Convert without a vocabulary."""
     with FolderCheckpoint(folder) as source, ResumableFile(path, "") as file:
         model = plan_model(source, read_config(folder), adapter, guarded=guarded)
+        model = add_pooling(model, folder)
         types = choose_types(
             find_mix(mix),
             model.rows,

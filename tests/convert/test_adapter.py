@@ -23,7 +23,6 @@ from llmedge.runtime.batch import Batch
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.library import library
 from llmedge.runtime.model import Model
-from tests.convert.checkpoints import make_llama
 from tests.convert.parity import (
     N_TOKENS,
     N_VOCAB,
@@ -33,6 +32,7 @@ from tests.convert.parity import (
     original_outputs,
     tokens,
 )
+from tests.convert.tiny_llama import make_llama
 
 if TYPE_CHECKING:
     from pathlib import Path

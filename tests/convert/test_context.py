@@ -27,6 +27,9 @@ MINISTRAL = ("ministral", "MinistralForCausalLM")
             ),
             256,
         ),
+        (Case("mistral", "mistral", "MistralForCausalLM", {"sliding_window": 64}), 64),
+        (Case("mistral-none", "mistral", "MistralForCausalLM", {"sliding_window": None}), 256),
+        (Case("mixtral", "mixtral", "MixtralForCausalLM", {"sliding_window": 128}), 128),
         (Case("code", "starcoder2", "Starcoder2ForCausalLM", {"sliding_window": 64}), 64),
         (
             Case(

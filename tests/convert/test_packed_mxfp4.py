@@ -1,17 +1,30 @@
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from llmedge.convert.packed import unpack
 from llmedge.convert.packed_mxfp4 import repack_mxfp4
 from llmedge.convert.rows import Rows
 from llmedge.core.errors import IntegrityError, LlmedgeError, UnsupportedError
+from llmedge.gguf.reader import read_header
 from llmedge.store.checkpoint import FolderCheckpoint
+from tests.convert.cases_gpt_oss import gpt_oss
+from tests.convert.parity import (
+    compare,
+    convert,
+    llama_cpp_outputs,
+    make_checkpoint,
+    original_outputs,
+)
 from tests.convert.stored import Stored, in_ranges, store, whole
 
 CONFIG = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
@@ -63,10 +76,10 @@ def experts(checkpoint: FolderCheckpoint) -> dict[str, Rows]:
 
 def test_gate_and_up_become_matrices_of_their_own(experts: dict[str, Rows]):
     assert {name: rows.shape for name, rows in experts.items()} == {
-        "experts.gate_proj": (N_EXPERTS, N_FF, N_EMBD),
-        "experts.up_proj": (N_EXPERTS, N_FF, N_EMBD),
+        "experts.gate": (N_EXPERTS, N_FF, N_EMBD),
+        "experts.up": (N_EXPERTS, N_FF, N_EMBD),
         "experts.gate_up_proj_bias": (N_EXPERTS, 2 * N_FF),
-        "experts.down_proj": (N_EXPERTS, N_EMBD, N_FF),
+        "experts.down": (N_EXPERTS, N_EMBD, N_FF),
         "experts.down_proj_bias": (N_EXPERTS, N_EMBD),
     }
 
@@ -75,9 +88,9 @@ def test_gate_and_up_become_matrices_of_their_own(experts: dict[str, Rows]):
 def defined() -> dict[str, np.ndarray]:
     gate_up = by_definition(make(), "experts.gate_up_proj")
     return {
-        "experts.gate_proj": gate_up[:, 0::2],
-        "experts.up_proj": gate_up[:, 1::2],
-        "experts.down_proj": by_definition(make(), "experts.down_proj"),
+        "experts.gate": gate_up[:, 0::2],
+        "experts.up": gate_up[:, 1::2],
+        "experts.down": by_definition(make(), "experts.down_proj"),
     }
 
 
@@ -90,19 +103,17 @@ def test_ranges_put_together_are_the_whole(
 
 
 def test_weights_are_what_transformers_makes_of_them(experts: dict[str, Rows]):
-    torch = pytest.importorskip("torch")
-    reference = pytest.importorskip("transformers.integrations.mxfp4")
     tensors = make()
 
     def original(name: str) -> np.ndarray:
         parts = (torch.from_numpy(tensors[f"{name}_{part}"]) for part in ("blocks", "scales"))
-        made = reference.convert_moe_packed_tensors(*parts, dtype=torch.float32)
+        made = convert_moe_packed_tensors(*parts, dtype=torch.float32)
         return made.numpy().transpose(0, 2, 1)
 
     gate_up = original("experts.gate_up_proj")
-    assert np.array_equal(whole(experts["experts.gate_proj"]), gate_up[:, 0::2])
-    assert np.array_equal(whole(experts["experts.up_proj"]), gate_up[:, 1::2])
-    assert np.array_equal(whole(experts["experts.down_proj"]), original("experts.down_proj"))
+    assert np.array_equal(whole(experts["experts.gate"]), gate_up[:, 0::2])
+    assert np.array_equal(whole(experts["experts.up"]), gate_up[:, 1::2])
+    assert np.array_equal(whole(experts["experts.down"]), original("experts.down_proj"))
 
 
 def test_blocks_are_repacked_without_loss(experts: dict[str, Rows], defined: dict[str, np.ndarray]):
@@ -120,7 +131,7 @@ def test_blocks_are_repacked_without_loss(experts: dict[str, Rows], defined: dic
 def test_packed_bytes_of_any_range_are_that_part_of_the_whole(
     experts: dict[str, Rows], ranges: list[tuple[int, int]]
 ):
-    for rows in (experts["experts.gate_proj"], experts["experts.up_proj"]):
+    for rows in (experts["experts.gate"], experts["experts.up"]):
         assert rows.packed is not None
         every = rows.packed.read(0, 96)
         row_bytes = len(every) // 96
@@ -151,7 +162,7 @@ def test_weights_beyond_float32_are_infinite_as_for_ggml_and_warn_of_nothing(tmp
         "experts.down_proj_scales": np.full((1, 1, 1), 254, np.uint8),
     }
     with store(tmp_path / "checkpoint", tensors) as source:
-        values = whole(unpack(source, CONFIG)["experts.down_proj"])[0, 0]
+        values = whole(unpack(source, CONFIG)["experts.down"])[0, 0]
     assert values.tolist() == [-(2.0**126), np.inf] * 16
 
 
@@ -186,8 +197,8 @@ def test_an_exponent_that_is_no_number_is_an_error_on_both_ways(tmp_path: Path):
     tensors["experts.down_proj_scales"][1, 2, 0] = 255  # type: ignore[index,call-overload]
     with store(tmp_path / "checkpoint", tensors) as source:
         with pytest.raises(IntegrityError, match="down_proj_scales has an exponent"):
-            whole(unpack(source, CONFIG)["experts.down_proj"])
-        down = unpack(source, CONFIG)["experts.down_proj"]
+            whole(unpack(source, CONFIG)["experts.down"])
+        down = unpack(source, CONFIG)["experts.down"]
         assert down.packed is not None
         with pytest.raises(IntegrityError, match="down_proj_scales has an exponent"):
             down.packed.read(0, down.n_rows)
@@ -203,3 +214,32 @@ def test_rows_of_gate_and_up_come_in_pairs(tmp_path: Path):
         pytest.raises(IntegrityError, match="3 rows"),
     ):
         unpack(source, CONFIG)
+
+
+def test_gpt_oss_as_it_is_published_keeps_its_blocks(tmp_path: Path):
+    folder = tmp_path / "checkpoint"
+    model = make_checkpoint(gpt_oss("packed", hidden_size=64, intermediate_size=64), folder)
+    tensors = load_file(folder / "model.safetensors")
+    random = torch.Generator().manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            continue
+        del tensors[name]
+        n_experts, n_in, n_out = parameter.shape
+        shape = (n_experts, n_out, n_in // 32)
+        blocks = torch.randint(0, 256, (*shape, 16), dtype=torch.uint8, generator=random)
+        scales = torch.randint(121, 125, shape, dtype=torch.uint8, generator=random)
+        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        with torch.no_grad():
+            parameter.copy_(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": CONFIG}))
+    floats = convert(folder, tmp_path / "floats.gguf")
+    assert compare(original_outputs(model), llama_cpp_outputs(floats)).is_within(1e-5)
+    kept = read_header(convert(folder, tmp_path / "kept.gguf", mix="Q8_0"))
+    types = {tensor.name: tensor.quant_type.name for tensor in kept.tensors}
+    assert {kind for name, kind in types.items() if "_exps.weight" in name} == {"MXFP4"}
+    smaller = read_header(convert(folder, tmp_path / "smaller.gguf", mix="Q2_0"))
+    types = {tensor.name: tensor.quant_type.name for tensor in smaller.tensors}
+    assert "MXFP4" not in types.values()

@@ -29,8 +29,8 @@ from llmedge.runtime.library import library
 from llmedge.runtime.model import Model
 from llmedge.runtime.quantizer import Quantizer, QuantizerOptions
 from llmedge.store.manifest import hash_file, read_manifest
-from tests.convert.checkpoints import make_llama
 from tests.convert.parity import convert as convert_model
+from tests.convert.tiny_llama import make_llama
 from tests.gguf.imatrix_files import write_imatrix
 
 if TYPE_CHECKING:

@@ -67,7 +67,7 @@ def test_pooling_that_llama_cpp_lacks_is_refused(settings: dict[str, Any], tmp_p
         read_pooling(checkpoint(tmp_path, settings))
 
 
-@pytest.mark.parametrize("more", [DENSE, POOLING])
+@pytest.mark.parametrize("more", [POOLING, {**DENSE, "type": "x.LayerNorm"}])
 def test_more_than_one_pooling_and_normalization_is_refused(more: dict[str, Any], tmp_path: Path):
     with pytest.raises(UnsupportedError, match=r"modules\.json asks for"):
         read_pooling(checkpoint(tmp_path, {"pooling_mode": "mean"}, more))

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from llmedge.convert.verify import Verification, require_agreement, verify
 from llmedge.core.errors import JudgementError, UnsupportedError
-from tests.convert.checkpoints import make_llama
+from tests.convert.tiny_llama import make_llama
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 import gguf
@@ -8,7 +9,13 @@ import pytest
 from llmedge.core.errors import UnsupportedError
 from llmedge.gguf.quant_types import BY_NAME
 from llmedge.gguf.reader import Array, read_header
-from llmedge.gguf.writer import encode_header, encode_metadata, lay_out, padded_bytes
+from llmedge.gguf.writer import (
+    StringList,
+    encode_header,
+    encode_metadata,
+    lay_out,
+    padded_bytes,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,3 +72,21 @@ def test_the_package_gguf_reads_what_is_written(tmp_path: Path):
 def test_what_the_format_cannot_hold_is_refused(name: str, shape: tuple[int, ...]):
     with pytest.raises(UnsupportedError):
         lay_out([(name, shape, BY_NAME["F32"])])
+
+
+def test_long_lists_are_written_as_short_ones_are():
+    words = StringList()
+    for word in ("one", b"\xe0\xa4\x85", ""):
+        words.append(word)
+    long = {"w": words, "i": array("i", [1, -2]), "f": array("f", [0.5])}
+    short = {"w": ["one", "अ", ""], "i": [1, -2], "f": [0.5]}
+    assert encode_metadata(long) == encode_metadata(short)
+
+
+def test_bytes_are_written_as_u8(tmp_path: Path):
+    path = tmp_path / "m.gguf"
+    values = {"general.architecture": "llama", "a.bytes": array("B", [0, 255])}
+    path.write_bytes(encode_header(encode_metadata(values), ()))
+    value = read_header(path).metadata["a.bytes"]
+    assert isinstance(value, Array)
+    assert (value.type_name, value.items) == ("u8", (0, 255))
