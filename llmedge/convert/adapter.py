@@ -143,12 +143,13 @@ def _add(rows: Rows, low_rank: LowRank) -> Rows:
         raise _foreign(low_rank.module, rows.shape, (len(b), a.shape[1]))
 
     def read(start: int, stop: int) -> Floats:
-        summed = rows.read(start, stop) + b[start:stop] @ a
+        product = np.matmul(b[start:stop], a, dtype=np.float32)
+        summed = rows.read(start, stop) + product
         if low_rank.magnitude is None:
             return summed
         lengths = np.sqrt(np.sum(summed * summed, axis=1, keepdims=True))
         factors = low_rank.magnitude[start:stop, None] / lengths
-        return np.multiply(summed, factors, dtype=np.float32)
+        return (summed * factors).astype(np.float32, copy=False)
 
     return replace(rows, read=read, packed=None)
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from llmedge.convert.architecture import Architecture, Guard
 from llmedge.convert.edits import EXPERT_EDITS, EXPERTS
+from llmedge.convert.edits_mla import LATENT, latent_metadata
 from llmedge.convert.guards import equals, is_off, is_on, without_bias
-from llmedge.convert.mla import LATENT, latent_metadata
 from llmedge.convert.rows import cut, reshape, transpose
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmedge.convert.architecture import GELU, Architecture, Guard
+from llmedge.convert.edits_mamba import UNLIMITED_TIME_STEP, mamba2_edits, mamba_block
 from llmedge.convert.guards import is_off, is_on, with_bias, without_bias
 from llmedge.convert.hyperparameters import four_times_wider, layer_norm
-from llmedge.convert.mamba import UNLIMITED_TIME_STEP, mamba2_edits, mamba_block
 from llmedge.convert.rows import apply, gather, scale_rows
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from llmedge.convert.architecture import Architecture
 from llmedge.convert.edits import PERMUTE_QK, split_gate_up
+from llmedge.convert.edits_mamba import UNLIMITED_TIME_STEP, mamba2_edits, mamba_block
 from llmedge.convert.guards import equals, layer_types, with_bias, without_bias
 from llmedge.convert.hyperparameters import rope_dimensions
-from llmedge.convert.mamba import UNLIMITED_TIME_STEP, mamba2_edits, mamba_block
 from llmedge.convert.rows import cut
 
 if TYPE_CHECKING:

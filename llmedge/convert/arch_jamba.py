@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmedge.convert.architecture import Architecture
+from llmedge.convert.edits_mamba import MAMBA1_EDITS, mamba_block
 from llmedge.convert.guards import equals, with_bias, without_bias
-from llmedge.convert.mamba import MAMBA1_EDITS, mamba_block
 
 if TYPE_CHECKING:
     from llmedge.convert.config import Config

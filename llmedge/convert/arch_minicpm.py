@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from llmedge.convert.architecture import Architecture, Guard
 from llmedge.convert.config import Config
 from llmedge.convert.edits import PERMUTE_QK
+from llmedge.convert.edits_mla import LATENT, latent_metadata
 from llmedge.convert.guards import equals, without_bias
 from llmedge.convert.hyperparameters import (
     LONGROPE,
@@ -15,7 +16,6 @@ from llmedge.convert.hyperparameters import (
     longrope_metadata,
     rope_dimensions,
 )
-from llmedge.convert.mla import LATENT, latent_metadata
 
 if TYPE_CHECKING:
     from llmedge.gguf.writer import Value

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from llmedge.convert.config import Config
+from llmedge.convert.guards import equals, is_absent, is_off, is_on, layer_types
 from llmedge.convert.registry import ARCHITECTURES, BY_CLASS
 from llmedge.core.errors import IntegrityError, UnsupportedError
 from tests.convert.cases import GUARDS
@@ -32,3 +34,28 @@ def test_every_guard_has_a_case():
     shown = {(BY_CLASS[guarded.case.converted_class].name, guarded.field) for guarded in GUARDS}
     stated = {(each.name, guard.field) for each in ARCHITECTURES for guard in each.guards}
     assert stated == shown
+
+
+def test_the_shared_guards_are_what_they_are_called():
+    config = Config({"on": True, "off": False, "four": 4, "none": None})
+    for guard, holds in (
+        (is_on("on", ""), True),
+        (is_on("off", ""), False),
+        (is_on("silent", "", default=True), True),
+        (is_off("off", ""), True),
+        (is_off("silent", ""), True),
+        (is_off("on", ""), False),
+        (equals("four", 4, ""), True),
+        (equals("four", 5, ""), False),
+        (is_absent("none", ""), True),
+        (is_absent("four", ""), False),
+    ):
+        assert guard.holds(config) == holds, guard
+
+
+def test_a_pattern_of_layers_is_as_long_as_the_model():
+    assert layer_types(Config({"num_hidden_layers": 3}), ("a", "b")) == ["a", "b", "a"]
+    listed = Config({"num_hidden_layers": 2, "layer_types": ["x", "y"]})
+    assert layer_types(listed, ("a",)) == ["x", "y"]
+    with pytest.raises(IntegrityError, match="2 layer_types for 3 layers"):
+        layer_types(Config({"num_hidden_layers": 3, "layer_types": ["x", "y"]}), ("a",))
