@@ -1,23 +1,16 @@
-"""OpenBMB's MiniCPM: with multipliers, and in its third version with latent values."""
+"""OpenBMB's MiniCPM 3, whose keys and values come from latent ones."""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from llmedge.convert.architecture import Architecture, Guard
-from llmedge.convert.config import Config
-from llmedge.convert.edits import PERMUTE_QK
 from llmedge.convert.edits_mla import LATENT, latent_metadata
 from llmedge.convert.guards import equals, without_bias
-from llmedge.convert.hyperparameters import (
-    LONGROPE,
-    longrope_factors,
-    longrope_metadata,
-    rope_dimensions,
-)
+from llmedge.convert.hyperparameters import LONGROPE, longrope_factors, longrope_metadata
 
 if TYPE_CHECKING:
+    from llmedge.convert.config import Config
     from llmedge.gguf.writer import Value
 
 
@@ -33,39 +26,7 @@ def _metadata(config: Config) -> dict[str, Value | None]:
     }
 
 
-def _multipliers(config: Config) -> dict[str, Value | None]:
-    values = rope_dimensions(config) | longrope_metadata(config)
-    if config.rope.kind in LONGROPE:
-        values["rope.scaling.type"] = "longrope"
-    return values | {
-        "context_length": _dense_context(config),
-        "embedding_scale": config.number("scale_emb"),
-        "residual_scale": config.number("scale_depth") / math.sqrt(config.n_layers),
-        "logit_scale": config.integer("hidden_size") / config.integer("dim_model_base"),
-    }
-
-
-def _dense_context(config: Config) -> int:
-    """Return how far attention sees all: MiniCPM 4.1 chooses among blocks after that."""
-    longest = config.integer("max_position_embeddings")
-    sparse = config.get("sparse_config")
-    if not isinstance(sparse, dict):
-        return longest
-    return min(longest, Config(cast("dict[str, Any]", sparse)).integer("dense_len"))
-
-
 ARCHITECTURES = (
-    # Its class is not in transformers; it computes as Granite with the multipliers below.
-    Architecture(
-        "minicpm",
-        "MiniCPM",
-        ("MiniCPMForCausalLM",),
-        edits=PERMUTE_QK,
-        metadata=_multipliers,
-        extra=longrope_factors,
-        rope_kinds=frozenset({"default", *LONGROPE}),
-        defaults={"rms_norm_eps": 1e-6, "tie_word_embeddings": True},
-    ),
     Architecture(
         "minicpm3",
         "MiniCPM 3",

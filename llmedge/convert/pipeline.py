@@ -100,7 +100,7 @@ def plan(
     )
     name = model_name_of(folder)
     target = _target(folder, name, options, settings)
-    metadata = encode_metadata(_metadata(folder, model, options.mix)) + tokenizer
+    metadata = encode_metadata(_metadata(folder, model, options.mix, imatrix)) + tokenizer
     files = output_files(
         target,
         metadata,
@@ -235,9 +235,16 @@ def _require_coverage(types: Mapping[str, Assignment], imatrix: Imatrix | None) 
             )
 
 
-def _metadata(folder: Path, model: ModelPlan, mix: Mix) -> dict[str, Value]:
+def _metadata(
+    folder: Path, model: ModelPlan, mix: Mix, imatrix: Imatrix | None
+) -> dict[str, Value]:
     values: dict[str, Value] = {"general.architecture": model.architecture.name}
-    return values | general_metadata(folder) | {"general.file_type": mix.ftype, **model.metadata}
+    values |= general_metadata(folder) | {"general.file_type": mix.ftype, **model.metadata}
+    if imatrix is not None:  # under the keys that llama-quantize writes
+        values["quantize.imatrix.dataset"] = ", ".join(imatrix.datasets)
+        values["quantize.imatrix.entries_count"] = len(imatrix.weights)
+        values["quantize.imatrix.chunks_count"] = imatrix.n_chunks
+    return values
 
 
 def _target(folder: Path, name: str, options: ConvertOptions, settings: Settings) -> Path:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from llmedge.convert import (
     arch_apertus,
     arch_arcee,
-    arch_bailing,
     arch_cohere,
     arch_deepseek,
     arch_encoders,
@@ -25,7 +24,6 @@ from llmedge.convert import (
     arch_gpt_oss,
     arch_granite,
     arch_hunyuan,
-    arch_internlm,
     arch_jais,
     arch_jamba,
     arch_lfm2,
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
 _FAMILIES = (
     arch_apertus,
     arch_arcee,
-    arch_bailing,
     arch_cohere,
     arch_deepseek,
     arch_encoders,
@@ -64,7 +61,6 @@ _FAMILIES = (
     arch_gpt_oss,
     arch_granite,
     arch_hunyuan,
-    arch_internlm,
     arch_jais,
     arch_jamba,
     arch_lfm2,
@@ -129,6 +125,15 @@ _WOULD_NEED = {
     ),
     "PhimoeForCausalLM": (
         "llama.cpp routes its experts by softmax; it would need the original's sparse mixer"
+    ),
+    **dict.fromkeys(
+        (
+            "BailingMoeV2ForCausalLM",
+            "InternLM3ForCausalLM",
+            "MiniCPMForCausalLM",
+            "SarvamMoEForCausalLM",
+        ),
+        "transformers has no code of it, so that no test could show its logits to be equal",
     ),
     "T5ForConditionalGeneration": "an encoder and a decoder; llmedge runs decoders and encoders",
     "BartForConditionalGeneration": "llama.cpp has no such architecture; it would need its graph",

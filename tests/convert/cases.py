@@ -5,7 +5,6 @@ from __future__ import annotations
 from tests.convert import (
     cases_apertus,
     cases_arcee,
-    cases_bailing,
     cases_cohere,
     cases_deepseek,
     cases_encoders,
@@ -18,7 +17,6 @@ from tests.convert import (
     cases_gpt_oss,
     cases_granite,
     cases_hunyuan,
-    cases_internlm,
     cases_jais,
     cases_jamba,
     cases_lfm2,
@@ -38,7 +36,6 @@ from tests.convert import (
 _FAMILIES = (
     cases_apertus,
     cases_arcee,
-    cases_bailing,
     cases_cohere,
     cases_deepseek,
     cases_encoders,
@@ -51,7 +48,6 @@ _FAMILIES = (
     cases_gpt_oss,
     cases_granite,
     cases_hunyuan,
-    cases_internlm,
     cases_jais,
     cases_jamba,
     cases_lfm2,

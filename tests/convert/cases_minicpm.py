@@ -22,46 +22,7 @@ LONGROPE = {
 }
 LONGER = LONGROPE | {"original_max_position_embeddings": 16}
 
-# MiniCPM's own class is not in transformers: Granite computes the same with these multipliers.
-GRANITE = ("granite", "GraniteForCausalLM")
-MULTIPLIED = {
-    "embedding_multiplier": 12.0,
-    "residual_multiplier": 1.4 / 3**0.5,
-    "logits_scaling": 64 / 16,
-    "attention_multiplier": 16**-0.5,
-}
-AS_MINICPM = {
-    "architectures": ["MiniCPMForCausalLM"],
-    "scale_emb": 12,
-    "scale_depth": 1.4,
-    "dim_model_base": 16,
-    **dict.fromkeys(MULTIPLIED),
-}
-WIDE_LONGROPE = LONGROPE | {
-    "short_factor": [1.0, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6],
-    "long_factor": [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0],
-}
-
 CASES = (
-    Case("minicpm", *GRANITE, MULTIPLIED, written=AS_MINICPM),
-    Case(
-        "minicpm-tied",
-        *GRANITE,
-        MULTIPLIED | {"tie_word_embeddings": True},
-        written=AS_MINICPM | {"tie_word_embeddings": None},
-    ),
-    Case(
-        "minicpm-longrope",
-        *GRANITE,
-        MULTIPLIED | {"rope_parameters": WIDE_LONGROPE},
-        written=AS_MINICPM,
-    ),
-    Case(
-        "minicpm-longrope-long",
-        *GRANITE,
-        MULTIPLIED | {"rope_parameters": WIDE_LONGROPE | {"original_max_position_embeddings": 16}},
-        written=AS_MINICPM,
-    ),
     Case("minicpm3", *MINICPM3, LATENT),
     Case("minicpm3-untied", *MINICPM3, LATENT | {"tie_word_embeddings": False}),
     Case("minicpm3-longrope", *MINICPM3, LATENT | {"rope_parameters": LONGROPE}),

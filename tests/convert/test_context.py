@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from llmedge.runtime.model import Model
-from tests.convert.cases_minicpm import AS_MINICPM, GRANITE, MULTIPLIED
 from tests.convert.parity import Case, convert, make_checkpoint
 
 if TYPE_CHECKING:
@@ -31,15 +30,6 @@ MINISTRAL = ("ministral", "MinistralForCausalLM")
         (Case("mistral-none", "mistral", "MistralForCausalLM", {"sliding_window": None}), 256),
         (Case("mixtral", "mixtral", "MixtralForCausalLM", {"sliding_window": 128}), 128),
         (Case("code", "starcoder2", "Starcoder2ForCausalLM", {"sliding_window": 64}), 64),
-        (
-            Case(
-                "sparse",
-                *GRANITE,
-                MULTIPLIED,
-                written=AS_MINICPM | {"sparse_config": {"dense_len": 128}},
-            ),
-            128,
-        ),
         (
             Case(
                 "positions",

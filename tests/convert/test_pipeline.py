@@ -278,6 +278,17 @@ def test_an_imatrix_of_another_model_is_refused(
         run(checkpoint, ConvertOptions(find_mix("Q4_K_M"), imatrix=other), settings)
 
 
+def test_the_file_says_which_imatrix_it_was_made_with(
+    checkpoint: Path, imatrix: Path, settings: Settings, tmp_path: Path
+):
+    options = ConvertOptions(find_mix("Q4_K_M"), tmp_path, imatrix=imatrix)
+    report = run(checkpoint, options, settings)
+    header = read_header(report.path)
+    assert header.text("quantize.imatrix.dataset") == "wiki.txt"
+    assert header.number("quantize.imatrix.entries_count")
+    assert not any("--imatrix" in note for note in report.notes)
+
+
 def test_a_mix_that_would_do_better_with_an_imatrix_says_so(
     checkpoint: Path, settings: Settings, tmp_path: Path
 ):

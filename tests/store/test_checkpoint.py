@@ -3,10 +3,13 @@ from __future__ import annotations
 import contextlib
 import json
 import struct
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -86,6 +89,17 @@ def test_pickles_are_refused_with_a_way_out(folder: Path):
     with pytest.raises(UnsupportedError, match="pickles") as refused:
         FolderCheckpoint(folder)
     assert "weights_only=True" in refused.value.hint
+
+
+def test_the_way_out_of_pickles_works(folder: Path):
+    torch.save({"a": torch.ones(2, 3), "b": torch.ones(1)}, folder / "pytorch_model.bin")
+    with pytest.raises(UnsupportedError) as refused:
+        FolderCheckpoint(folder)
+    program = refused.value.hint.partition('python -c "')[2].removesuffix('"')
+    program = program.replace("FILE.bin", "pytorch_model.bin")
+    subprocess.run([sys.executable, "-c", program], cwd=folder, check=True)
+    with FolderCheckpoint(folder) as checkpoint:
+        assert set(checkpoint.tensors) == {"a", "b"}
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])
