@@ -240,17 +240,26 @@ def read_json(path: Path) -> dict[str, object] | None:
     Raises:
         IntegrityError: It is too large, or no JSON object.
     """
+    document = read_json_document(path)
+    if document is not None and not isinstance(document, dict):
+        raise IntegrityError(f"{path} is no JSON object", "get it again")
+    return cast("dict[str, object] | None", document)
+
+
+def read_json_document(path: Path) -> object:
+    """Return what a small JSON file holds, `None` where there is no file.
+
+    Raises:
+        IntegrityError: It is too large, or no JSON.
+    """
     if not path.is_file():
         return None
     if path.stat().st_size > _MAX_BYTES:
         raise IntegrityError(f"{path} has {path.stat().st_size} bytes, far too many for what it is")
     try:
-        document = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{path} is no JSON: {error}", "get it again") from None
-    if not isinstance(document, dict):
-        raise IntegrityError(f"{path} is no JSON object", "get it again")
-    return cast("dict[str, object]", document)
 
 
 def _positive(name: str, value: int) -> int:

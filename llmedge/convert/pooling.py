@@ -5,18 +5,16 @@ Source: sentence-transformers `models/Pooling.py`; llama.cpp `llama_pooling_type
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from llmedge.convert.config import read_json
+from llmedge.convert.config import read_json, read_json_document
 from llmedge.core.errors import IntegrityError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-_MAX_BYTES = 1 << 20
 _TYPES = {"mean": 1, "cls": 2, "lasttoken": 3}
 # The older spelling is a switch for each mode.
 _SWITCHES = {
@@ -73,14 +71,9 @@ def read_pooling(folder: Path) -> Pooling | None:
 
 
 def _read_modules(path: Path) -> list[Mapping[str, object]]:
-    if not path.is_file():
+    document = read_json_document(path)
+    if document is None:
         return []
-    if path.stat().st_size > _MAX_BYTES:
-        raise IntegrityError(f"{path} has {path.stat().st_size} bytes, far too many for what it is")
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path} is no JSON: {error}", "get it again") from None
     modules = cast("list[object]", document) if isinstance(document, list) else [document]
     if not all(isinstance(module, dict) for module in modules):
         raise IntegrityError(f"{path} is no list of modules", "get it again")
