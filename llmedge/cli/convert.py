@@ -96,49 +96,73 @@ def convert_command(
         typer.Argument(metavar="FOLDER", help="A checkpoint's folder.", show_default=False),
     ] = None,
     type_: Annotated[
-        str, typer.Option("--type", "-t", metavar="MIX", help="BF16, Q8_0, Q4_K_M …")
-    ] = "Q4_K_M",
+        list[str] | None,
+        typer.Option(
+            "--type",
+            "-t",
+            metavar="MIX",
+            help="BF16, Q8_0, Q4_K_M …; Q4_K_M by default; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     flags: ConvertFlags,
     show: ShowFlags,
 ) -> None:
     """Make a GGUF variant straight from a checkpoint, in one pass."""
+    mixes = list(dict.fromkeys(type_ or ["Q4_K_M"]))
     if flags.list_architectures:
         _list_architectures(show)
-        return
-    if source is None:
+    elif source is None:
         raise UsageError("a checkpoint's folder is missing", "llmedge convert FOLDER -t Q4_K_M")
-    if flags.adapter_only:
-        _convert_adapter(source, type_, flags, show)
-        return
-    report = _convert(source, flags.convert_options(type_), dry_run=flags.dry_run)
-    _note(report)
-    table = _plan_table(report) if flags.dry_run else _table(report)
-    show_results("convert", [report], table, show.chosen)
-    if flags.verify and not flags.dry_run:
-        _verify(source, report, flags)
+    elif flags.adapter_only:
+        _convert_adapter(source, mixes, flags, show)
+    else:
+        reports = [_convert(source, flags, mix) for mix in mixes]
+        table = _plan_table(reports) if flags.dry_run else _table(reports)
+        show_results("convert", reports, table, show.chosen)
+        _judge(reports)
 
 
-def _convert(source: Path, options: ConvertOptions, *, dry_run: bool) -> ConversionReport:
+def _convert(source: Path, flags: ConvertFlags, mix: str) -> ConversionReport:
     from llmedge.convert.pipeline import convert, open_checkpoint, plan, with_estimate
+    from llmedge.convert.verify import require_verifiable
     from llmedge.core.settings import load_settings
 
+    options, progress = flags.convert_options(mix), make_progress()
     with open_checkpoint(source) as checkpoint:
-        conversion = plan(source, checkpoint, options, load_settings())
-        return with_estimate(conversion) if dry_run else convert(conversion, make_progress())
+        conversion = plan(source, checkpoint, options, load_settings(), progress)
+        planned = conversion.report
+        if flags.verify:
+            require_verifiable(
+                planned.n_weights,
+                is_encoder=planned.is_encoder,
+                has_adapter=flags.adapter is not None,
+            )
+        report = with_estimate(conversion) if flags.dry_run else convert(conversion, progress)
+    _note(report)
+    return _verified(source, report, flags) if flags.verify and not flags.dry_run else report
 
 
-def _convert_adapter(source: Path, mix: str, flags: ConvertFlags, show: ShowFlags) -> None:
+def _convert_adapter(source: Path, mixes: list[str], flags: ConvertFlags, show: ShowFlags) -> None:
     from llmedge.convert.adapter_file import convert_adapter
     from llmedge.gguf.mixes import find_mix
 
-    if flags.adapter is None or flags.output is None:
+    if flags.adapter is None or flags.output is None or len(mixes) != 1:
         raise UsageError(
-            "--adapter-only needs --adapter and -o",
+            "--adapter-only needs --adapter, -o and one -t",
             "llmedge convert BASE --adapter DIR --adapter-only -t F16 -o lora.gguf",
         )
+    if flags.dry_run or flags.verify or flags.imatrix or flags.split_max_size or flags.compat:
+        raise UsageError(
+            "--adapter-only goes with none of --dry-run, --verify, --imatrix, --split-max-size "
+            "and --compat"
+        )
+    output = flags.output
+    if output.is_dir():
+        output = output / f"{flags.adapter.resolve().name}.gguf"
     report = convert_adapter(
-        source, flags.adapter, flags.output, find_mix(mix), overwrite=flags.overwrite
+        source, flags.adapter, output, find_mix(mixes[0]), overwrite=flags.overwrite
     )
     table = Table(
         ("architecture", "matrices>", "size>", "file"),
@@ -154,19 +178,28 @@ def _convert_adapter(source: Path, mix: str, flags: ConvertFlags, show: ShowFlag
     show_results("convert.adapter", [report], table, show.chosen)
 
 
-def _verify(source: Path, report: ConversionReport, flags: ConvertFlags) -> None:
-    from llmedge.convert.verify import require_agreement, verify
+def _verified(source: Path, report: ConversionReport, flags: ConvertFlags) -> ConversionReport:
+    from llmedge.convert.verify import verify
     from llmedge.core.settings import load_settings
     from llmedge.host.cpu import read_cpu
 
     n_threads = flags.threads or load_settings().threads or read_cpu().default_threads
+    note(f"verifying {report.path.name} against transformers …")
     verification = verify(source, report.path, n_threads)
     note(
         f"verified against transformers ({verification.dtype}): KL divergence "
         f"{verification.kl:.5f}, equal predictions {verification.argmax:.1%} "
         f"of {verification.n_tokens} tokens"
     )
-    require_agreement(verification)
+    return dataclasses.replace(report, verification=verification)
+
+
+def _judge(reports: list[ConversionReport]) -> None:
+    from llmedge.convert.verify import require_agreement
+
+    for report in reports:
+        if report.verification is not None:
+            require_agreement(report.verification)
 
 
 def _list_architectures(show: ShowFlags) -> None:
@@ -204,7 +237,7 @@ def _note(report: ConversionReport) -> None:
         note(f"went on after {report.n_resumed} tensors of an earlier run")
 
 
-def _table(report: ConversionReport) -> Table:
+def _table(reports: list[ConversionReport]) -> Table:
     return Table(
         ("mix", "size>", "bits/weight>", "tokenizer", "seconds>", "file"),
         [
@@ -216,26 +249,35 @@ def _table(report: ConversionReport) -> Table:
                 f"{report.convert_s:.1f}",
                 str(report.path),
             )
+            for report in reports
         ],
     )
 
 
-def _plan_table(report: ConversionReport) -> Table:
+def _plan_table(reports: list[ConversionReport]) -> Table:
+    return Table(("what", "value"), [row for report in reports for row in _plan_rows(report)])
+
+
+def _plan_rows(report: ConversionReport) -> list[tuple[str, str]]:
     types = ", ".join(f"{share.n_tensors} {share.quant_type}" for share in report.types)
-    return Table(
-        ("what", "value"),
-        [
-            ("class", f"{report.model_class} → {report.architecture}"),
-            ("tokenizer", _tokenizer(report)),
-            ("tensors", types),
-            ("bits/weight", f"{report.bits_per_weight:.2f}"),
-            ("file", str(report.path)),
-            ("size, disk needed", f"{format_mb(report.file_bytes)} ({report.file_bytes} bytes)"),
-            ("files", str(report.n_parts)),
-            ("peak memory", format_mib(report.memory_bytes)),
-            ("quantizing", f"{report.estimated_s:.0f} s here, reading and writing come on top"),
-        ],
-    )
+    seconds = "under 1 s" if report.estimated_s < 1 else f"about {report.estimated_s:.0f} s"
+    has_template = report.tokenizer.chat_template
+    template = "yes" if has_template else "none: chat needs a model with one"
+    return [
+        ("class", f"{report.model_class} → {report.architecture}"),
+        ("weights", f"{report.n_weights / 1e6:,.0f} million"),
+        ("context", f"{report.n_ctx} tokens" if report.n_ctx else "any"),
+        ("tokenizer", _tokenizer(report)),
+        ("chat template", "embedding model" if report.is_encoder else template),
+        ("mix", report.mix),
+        ("tensors", types),
+        ("bits/weight", f"{report.bits_per_weight:.2f}"),
+        ("file", str(report.path)),
+        ("size, disk needed", f"{format_mb(report.file_bytes)} ({report.file_bytes} bytes)"),
+        ("files", str(report.n_parts)),
+        ("peak memory", format_mib(report.memory_bytes)),
+        ("quantizing", f"{seconds} here; reading and writing come on top"),
+    ]
 
 
 def _tokenizer(report: ConversionReport) -> str:

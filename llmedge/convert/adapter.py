@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from llmedge.convert.config import Config, read_json
-from llmedge.convert.rows import Rows, constant, source_rows
+from llmedge.convert.rows import Rows, apply, reshape, source_rows, transpose
 from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError
 from llmedge.store.checkpoint import FolderCheckpoint
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmedge.convert.rows import Floats
 
 _PREFIX = "base_model.model."
+_PLAIN_NAME = re.compile(r"\w+(\.\w+)*")
 _PARTS = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|"
     r"lora_magnitude_vector)(\.default)?(\.weight)?"
@@ -39,17 +40,17 @@ class LowRank:
 
     Attributes:
         module: The matrix's name in the checkpoint, without `.weight`.
-        a: `(rank, n_in)`.
-        b: `(n_out, rank)`.
+        a: `(rank, n_in)`, read when it is needed.
+        b: `(n_out, rank)`, likewise.
         scale: Factor.
         magnitude: DoRA's length of each row, `(n_out,)`.
     """
 
     module: str
-    a: Floats
-    b: Floats
+    a: Rows
+    b: Rows
     scale: float
-    magnitude: Floats | None = None
+    magnitude: Rows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Adapter:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read an adapter; it is small, and held in memory.
+    """Read an adapter's settings and shapes; its weights are read when they are needed.
 
     Raises:
         NotFoundError: The folder holds none.
@@ -84,19 +85,18 @@ def read_adapter(folder: Path) -> Adapter:
     for name in _REFUSED:
         if config.get(name):
             raise UnsupportedError(f"{folder} has {name}, which is not supported")
-    with FolderCheckpoint(folder) as source:
-        parts: dict[str, dict[str, Floats]] = {}
-        replaced: dict[str, Rows] = {}
-        for name in source.tensors:
-            rows = source_rows(source, name)
-            stem = name.removeprefix(_PREFIX)
-            whole = rows.read(0, rows.n_rows).reshape(rows.shape)
-            if match := _PARTS.fullmatch(stem):
-                parts.setdefault(match["module"], {})[match["part"]] = whole
-            else:
-                replaced[stem.replace(".modules_to_save.default", "")] = constant(whole)
-        low_ranks = tuple(_low_rank(module, found, config) for module, found in parts.items())
-        return Adapter(low_ranks, replaced, source.identity + repr(sorted(raw.items())))
+    source = FolderCheckpoint(folder)  # closes with the last of the rows that are read from it
+    parts: dict[str, dict[str, Rows]] = {}
+    replaced: dict[str, Rows] = {}
+    for name in source.tensors:
+        rows = source_rows(source, name)
+        stem = name.removeprefix(_PREFIX)
+        if match := _PARTS.fullmatch(stem):
+            parts.setdefault(match["module"], {})[match["part"]] = rows
+        else:
+            replaced[stem.replace(".modules_to_save.default", "")] = rows
+    low_ranks = tuple(_low_rank(module, found, config) for module, found in parts.items())
+    return Adapter(low_ranks, replaced, source.identity + repr(sorted(raw.items())))
 
 
 def merge(
@@ -138,46 +138,61 @@ def _find(
 
 
 def _add(rows: Rows, low_rank: LowRank) -> Rows:
-    a, b = low_rank.a, low_rank.b * np.float32(low_rank.scale)
-    if rows.shape != (len(b), a.shape[1]):
-        raise _foreign(low_rank.module, rows.shape, (len(b), a.shape[1]))
+    a, b = low_rank.a, _scaled(low_rank)
+    if rows.shape != (b.n_rows, a.n_columns):
+        raise _foreign(low_rank.module, rows.shape, (b.n_rows, a.n_columns))
+    magnitude = None if low_rank.magnitude is None else low_rank.magnitude.read(0, 1)[0]
 
     def read(start: int, stop: int) -> Floats:
-        product = np.matmul(b[start:stop], a, dtype=np.float32)
+        product = np.matmul(b.read(start, stop), a.read(0, a.n_rows), dtype=np.float32)
         summed = rows.read(start, stop) + product
-        if low_rank.magnitude is None:
+        if magnitude is None:
             return summed
         lengths = np.sqrt(np.sum(summed * summed, axis=1, keepdims=True))
-        factors = low_rank.magnitude[start:stop, None] / lengths
+        factors = magnitude[start:stop, None] / lengths
         return (summed * factors).astype(np.float32, copy=False)
 
-    return replace(rows, read=read, packed=None)
+    whole_bytes = max(rows.whole_bytes, 4 * a.n_rows * a.n_columns)
+    return replace(rows, read=read, whole_bytes=whole_bytes, packed=None)
 
 
-def _low_rank(module: str, parts: Mapping[str, Floats], config: Config) -> LowRank:
+def _scaled(low_rank: LowRank) -> Rows:
+    scale = np.float32(low_rank.scale)
+    return apply(low_rank.b, lambda floats: floats * scale)
+
+
+def _low_rank(module: str, parts: Mapping[str, Rows], config: Config) -> LowRank:
     is_embedding = "lora_embedding_A" in parts
     infix = "embedding_" if is_embedding else ""
     a, b = parts.get(f"lora_{infix}A"), parts.get(f"lora_{infix}B")
-    if a is None or b is None or a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1]:
+    if a is None or b is None or len(a.shape) != 2 or len(b.shape) != 2:
         raise IntegrityError(f"the adapter's matrices for {module} do not fit each other")
-    rank = len(a)
+    rank = a.n_rows
+    if rank < 1 or rank != b.n_columns:
+        raise IntegrityError(f"the adapter's matrices for {module} do not fit each other")
     scale = _alpha(module, config) / (
         math.sqrt(rank) if config.flag("use_rslora", default=False) else rank
     )
     if is_embedding or config.flag("fan_in_fan_out", default=False):
-        a, b = np.ascontiguousarray(b.T), np.ascontiguousarray(a.T)
+        a, b = transpose(b), transpose(a)
     magnitude = parts.get("lora_magnitude_vector")
-    if magnitude is not None and (is_embedding or magnitude.size != len(b)):
-        raise UnsupportedError(f"the adapter has DoRA on {module}, which is not supported there")
-    return LowRank(module, a, b, scale, None if magnitude is None else magnitude.reshape(-1))
+    if magnitude is not None:
+        magnitude = reshape(magnitude, (magnitude.n_rows * magnitude.n_columns,))
+        if is_embedding or magnitude.n_columns != b.n_rows:
+            raise UnsupportedError(f"the adapter has DoRA on {module}, which is not supported")
+    return LowRank(module, a, b, scale, magnitude)
 
 
 def _alpha(module: str, config: Config) -> float:
     patterns = config.get("alpha_pattern")
     if isinstance(patterns, dict):
-        for pattern, value in cast("dict[str, object]", patterns).items():
-            if re.match(rf"(.*\.)?({pattern})$", module) and isinstance(value, (int, float)):
-                return float(value)
+        named = Config(cast("dict[str, object]", patterns))
+        for name in named.raw:
+            # PEFT takes regular expressions; one from elsewhere could run for ever.
+            if not _PLAIN_NAME.fullmatch(name):
+                raise UnsupportedError(f"the adapter's alpha_pattern {name!r} is no module's name")
+            if module == name or module.endswith(f".{name}"):
+                return named.number(name)
     return config.number("lora_alpha")
 
 
@@ -210,14 +225,14 @@ def adapter_tensors(
             raise _unaddable(low_rank.module)
         edit = architecture.edit(place)
         # Without adapter.lora.alpha llmedge's scale is the only one: it lies in B.
-        b = constant(low_rank.b * np.float32(low_rank.scale))
+        b = _scaled(low_rank)
         edited = b if edit is None else edit(b, config)
         named = {place.name: edited} if isinstance(edited, Rows) else edited
         for name, part in named.items():
-            if part.n_columns != len(low_rank.a):
+            if part.n_columns != low_rank.a.n_rows:
                 raise _unaddable(low_rank.module)
             full = name if isinstance(edited, Rows) else place.named(name)
-            result[f"{full}.lora_a"] = constant(low_rank.a)
+            result[f"{full}.lora_a"] = low_rank.a
             result[f"{full}.lora_b"] = part
     return result
 

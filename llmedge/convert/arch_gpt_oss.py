@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmedge.convert.architecture import Architecture, Guard
+from llmedge.convert.architecture import UNTRUNCATED, Architecture, Guard
 from llmedge.convert.edits import columns
 from llmedge.convert.guards import UNTIED, equals
 from llmedge.convert.hyperparameters import sliding_layers
@@ -74,6 +74,9 @@ ARCHITECTURES = (
             equals("swiglu_alpha", 1.702, "llama.cpp takes 1.702"),
             equals("swiglu_limit", 7.0, "llama.cpp takes 7"),
         ),
+        # As published its bounds are not rounded: at 600 tokens of random weights a KL divergence
+        # of 0.0023, 96.5 % of the predictions equal. Every converted GPT-OSS has that.
+        rope_kinds=frozenset({"default", "yarn", f"yarn{UNTRUNCATED}"}),
         defaults={
             "head_dim": 64,
             "sliding_window": 128,

@@ -40,6 +40,8 @@ BLOCK = {
 BUFFERS = ("*rotary_emb.inv_freq", "*.attn.bias", "*.masked_bias", "*.attention.bias")
 TEXT_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.")
 VISION = ("*vision_tower.*", "*vision_model.*", "*visual.*", "*multi_modal_projector.*")
+# Yarn whose bounds are not rounded; llama.cpp always rounds them.
+UNTRUNCATED = ", truncate = false"
 SILU = frozenset({"silu", "swish"})
 GELU_TANH = frozenset({"gelu_pytorch_tanh", "gelu_new", "gelu_fast"})
 RELU2 = frozenset({"relu2"})

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _MAX_BYTES = 16 << 20
+_FLOAT32_MAX = 3.4e38
 _NESTED = ("text_config", "llm_config", "language_config")
 
 # Spellings of one thing; the first is ours.
@@ -94,6 +95,11 @@ class Config:
         return Config(self.raw, {**self._defaults, **defaults})
 
     @property
+    def identity(self) -> str:
+        """The whole document, written in one way."""
+        return json.dumps(self.raw, sort_keys=True, default=str)
+
+    @property
     def architecture(self) -> str:
         """The class that the checkpoint was saved with.
 
@@ -133,8 +139,8 @@ class Config:
         value = self.get(name, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise _wrong(name, value, "an integer")
+        if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < 1 << 31:
+            raise _wrong(name, value, "an integer that a model can have")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
@@ -165,6 +171,13 @@ class Config:
     def numbers(self, name: str) -> list[float]:
         """Return a value as a list of numbers; errors as `integer`."""
         return _numbers(name, self.get(name))
+
+    @property
+    def is_tied(self) -> bool | None:
+        """Whether the embedding is the output matrix, too; `None` where nothing is said."""
+        said = [values.get("tie_word_embeddings") for values in (self.raw, self._values)]
+        said.append(self._defaults.get("tie_word_embeddings"))
+        return True if True in said else False if False in said else None
 
     @property
     def n_layers(self) -> int:
@@ -271,6 +284,8 @@ def _positive(name: str, value: int) -> int:
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise _wrong(name, value, "a number")
+    if not -_FLOAT32_MAX <= value <= _FLOAT32_MAX:  # nor is NaN
+        raise _wrong(name, value, "a number that 32 bits hold")
     return float(value)
 
 

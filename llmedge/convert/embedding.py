@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmedge.convert.config import read_json
 from llmedge.convert.pooling import read_pooling
-from llmedge.convert.rows import constant, source_rows
+from llmedge.convert.rows import source_rows
 from llmedge.core.errors import UnsupportedError
 from llmedge.store.checkpoint import FolderCheckpoint
 
@@ -42,24 +42,25 @@ def add_pooling(model: ModelPlan, folder: Path) -> ModelPlan:
         )
     rows: dict[str, Rows] = {}
     values: dict[str, Value] = {f"{name}.pooling_type": pooling.type}
+    identity = ""
     for number, module in enumerate(pooling.dense, start=2):
-        dense = _read_dense(module)
+        dense, of_dense = _read_dense(module)
+        identity += of_dense
         rows[f"dense_{number}.weight"] = dense
         values[f"{name}.dense_{number}_feat_in"] = dense.n_columns
         values[f"{name}.dense_{number}_feat_out"] = dense.n_rows
     merged: Mapping[str, Value] = {**values, **model.metadata}
-    return replace(model, rows={**model.rows, **rows}, metadata=merged)
+    return replace(model, rows={**model.rows, **rows}, metadata=merged, identity=identity)
 
 
-def _read_dense(module: Path) -> Rows:
-    """Read one dense layer; it is small, and held in memory."""
+def _read_dense(module: Path) -> tuple[Rows, str]:
+    """Return one dense layer and its identity."""
     settings = read_json(module / "config.json") or {}
     if settings.get("bias") or settings.get("activation_function", _IDENTITY) != _IDENTITY:
         raise UnsupportedError(
             f"{module} has a bias or an activation, which llama.cpp does not compute there"
         )
-    with FolderCheckpoint(module) as source:
-        if set(source.tensors) != {"linear.weight"}:
-            raise UnsupportedError(f"{module} holds {sorted(source.tensors)}, not linear.weight")
-        rows = source_rows(source, "linear.weight")
-        return constant(rows.read(0, rows.n_rows))
+    source = FolderCheckpoint(module)  # closes with the rows that are read from it
+    if set(source.tensors) != {"linear.weight"}:
+        raise UnsupportedError(f"{module} holds {sorted(source.tensors)}, not linear.weight")
+    return source_rows(source, "linear.weight"), source.identity

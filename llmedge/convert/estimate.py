@@ -37,8 +37,8 @@ def range_bytes(budget_bytes: int, n_threads: int) -> int:
     if size < _MIN_RANGE_BYTES:
         needed = _BASE_BYTES + n_copies * _MIN_RANGE_BYTES
         raise ResourceError(
-            f"{format_mib(budget_bytes)} are too little for {n_threads} threads",
-            f"allow --memory {-(-needed // (1 << 20))}MiB, or fewer --threads",
+            f"{format_mib(budget_bytes)} are too little to convert with --threads {n_threads}",
+            f"allow --memory {-(-needed // (1 << 20))}MiB{_fewer(n_threads)}",
         )
     return min(size, _MAX_RANGE_BYTES)
 
@@ -46,8 +46,11 @@ def range_bytes(budget_bytes: int, n_threads: int) -> int:
 def peak_bytes(tensors: Sequence[OutputTensor], size: int, n_threads: int) -> int:
     """Return the memory that streaming takes, a tensor needed whole included."""
     widest = max(tensor.rows.n_columns * 4 * tensor.rows.align for tensor in tensors)
+    largest = max(tensor.info.n_weights * 4 for tensor in tensors)
     whole = max(tensor.rows.whole_bytes for tensor in tensors)
-    return _BASE_BYTES + _copies(n_threads) * max(size, widest) + whole
+    held = sum(tensor.importance.nbytes for tensor in tensors if tensor.importance is not None)
+    ranges = _copies(n_threads) * min(max(size, widest), largest)
+    return _BASE_BYTES + ranges + whole + held
 
 
 def estimate_seconds(tensors: Sequence[OutputTensor], n_threads: int) -> float:
@@ -73,6 +76,10 @@ def _seconds_a_weight(tensor: OutputTensor) -> float:
     start = time.perf_counter()
     quantize_rows(tensor.info.quant_type, sample, importance)
     return (time.perf_counter() - start) / sample.size
+
+
+def _fewer(n_threads: int) -> str:
+    return ", or fewer --threads" if n_threads > 1 else ""
 
 
 def _copies(n_threads: int) -> int:

@@ -22,6 +22,7 @@ _SNAPSHOT = re.compile(
 )
 _PAIR = re.compile(r"([a-z_]+): +([^\s\[{|>#][^#]*?) *(#.*)?")
 _MAX_CARD_BYTES = 1 << 20
+_LARGEST = 1 << 31
 _CARD_KEYS = {"license": "general.license", "license_name": "general.license.name"}
 _SAMPLING = {
     "temperature": "general.sampling.temp",
@@ -69,7 +70,9 @@ def _sampling(folder: Path) -> dict[str, Value]:
     values: dict[str, Value] = {}
     for name, key in _SAMPLING.items():
         value = generation.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        if abs(value) < _LARGEST:  # nor is NaN smaller
             values[key] = I32(value) if name == "top_k" else float(value)
     return values
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmedge.convert.rows import Rows, constant
+from llmedge.core.errors import IntegrityError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +41,7 @@ def common_metadata(config: Config) -> dict[str, Value | None]:
     if values["attention.head_count_kv"] is None:
         values["attention.head_count_kv"] = values["attention.head_count"]
     if config.has("rms_norm_eps"):
-        values["attention.layer_norm_rms_epsilon"] = config.number("rms_norm_eps")
+        values["attention.layer_norm_rms_epsilon"] = _epsilon(config, "rms_norm_eps")
     values["rope.freq_base"] = config.rope.theta
     return values | rope_scaling(config)
 
@@ -67,9 +68,16 @@ def sliding_layers(config: Config, period: int) -> list[bool]:
 def layer_norm(config: Config) -> dict[str, Value | None]:
     """Return the key of models that subtract the mean."""
     return {
-        "attention.layer_norm_epsilon": config.number("layer_norm_eps"),
+        "attention.layer_norm_epsilon": _epsilon(config, "layer_norm_eps"),
         "attention.layer_norm_rms_epsilon": None,
     }
+
+
+def _epsilon(config: Config, name: str) -> float:
+    value = config.number(name)
+    if not 0 <= value < 1:  # a negative one ends llama.cpp
+        raise IntegrityError(f"config.json: {name} is {value}; it has to be small and positive")
+    return value
 
 
 def four_times_wider(config: Config) -> dict[str, Value | None]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
+import logging
+import re
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -11,11 +14,12 @@ from llmedge.convert.hyperparameters import common_metadata
 from llmedge.convert.mapping import map_tensors
 from llmedge.convert.packed import unpack
 from llmedge.convert.registry import check_guards, find_architecture
+from llmedge.core.errors import IntegrityError
 from llmedge.gguf.mix_rules import ModelShape
 from llmedge.gguf.quant_types import BY_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     from llmedge.convert.adapter import Adapter
     from llmedge.convert.architecture import Architecture
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     from llmedge.gguf.quant_types import QuantType
     from llmedge.gguf.writer import Value
     from llmedge.store.checkpoint import CheckpointSource
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,7 @@ class ModelPlan:
         rows: Its tensors by GGUF name.
         ignored: Tensors of the checkpoint that are left out knowingly.
         metadata: Hyperparameters, under full keys.
+        identity: Of what lies beside the checkpoint's own weights.
     """
 
     architecture: Architecture
@@ -43,6 +51,7 @@ class ModelPlan:
     rows: Mapping[str, Rows]
     ignored: tuple[str, ...]
     metadata: Mapping[str, Value]
+    identity: str = ""
 
     @property
     def shape(self) -> ModelShape:
@@ -89,6 +98,35 @@ def plan_model(
     """
     architecture = find_architecture(config)
     config = config.with_defaults(architecture.defaults)
+    with _contradictions():
+        return _plan(source, architecture, config, adapter, guarded=guarded)
+
+
+@contextlib.contextmanager
+def _contradictions() -> Generator[None]:
+    """Translate what arithmetic on settings that cannot be meant ends in.
+
+    The table of architectures is many small formulas over a document from elsewhere: heads that do
+    not divide a width, a factor of zero, a list that is too short.
+    """
+    try:
+        yield
+    except (ArithmeticError, ValueError, LookupError, TypeError, MemoryError) as error:
+        _log.debug("a contradiction", exc_info=True)
+        raise IntegrityError(
+            f"config.json contradicts itself or the tensors: {type(error).__name__}: {error}",
+            "get the checkpoint again; LLMEDGE_LOG=debug shows where",
+        ) from error
+
+
+def _plan(
+    source: CheckpointSource,
+    architecture: Architecture,
+    config: Config,
+    adapter: Adapter | None,
+    *,
+    guarded: bool,
+) -> ModelPlan:
     if guarded:
         check_guards(architecture, config)
     quantization = config.get("quantization_config") or config.get("compression_config")
@@ -97,6 +135,7 @@ def plan_model(
     if adapter is not None:
         tensors = merge(adapter, tensors, architecture)
     mapped = map_tensors(architecture, config, tensors)
+    _check_complete(architecture, config, mapped.rows)
     values = common_metadata(config) | dict(architecture.metadata(config))
     named = {
         key if key.startswith("tokenizer.") else f"{architecture.name}.{key}": value
@@ -105,6 +144,33 @@ def plan_model(
     }
     metadata = {**named, **mapped.numbers}
     return ModelPlan(architecture, config, mapped.rows, mapped.ignored, metadata)
+
+
+def _check_complete(architecture: Architecture, config: Config, rows: Mapping[str, Rows]) -> None:
+    """Refuse a checkpoint that lacks what llama.cpp would silently do without.
+
+    What it would miss it says itself: `runtime.dry_run.check_header` asks it.
+    """
+    has_output = "output.weight" in rows or architecture.is_encoder
+    if "token_embd.weight" not in rows:
+        raise IntegrityError("the checkpoint lacks the matrix of token embeddings", "get it again")
+    if config.is_tied is False and not has_output:
+        raise IntegrityError(
+            "the checkpoint lacks lm_head.weight, and its embeddings are not tied", "get it again"
+        )
+    blocks: dict[str, set[str]] = defaultdict(set)
+    for name in rows:
+        if match := re.fullmatch(r"blk\.(\d+)\.(.+)", name):
+            blocks[match[2]].add(match[1])
+    for name, present in blocks.items():
+        weight = f"{name.removesuffix('.bias')}.weight"
+        missing = blocks.get(weight, set[str]()) - present
+        if missing and name.endswith(".bias"):
+            raise IntegrityError(
+                f"the checkpoint lacks the tensor that becomes blk.{min(missing, key=int)}.{name}; "
+                "other blocks have it",
+                "get it again",
+            )
 
 
 def dominant_type(source: CheckpointSource) -> QuantType:

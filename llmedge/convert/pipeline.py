@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import time
 from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import llmedge
@@ -19,24 +21,38 @@ from llmedge.convert.output import OutputFile, choose_types, output_files
 from llmedge.convert.report import ConversionReport, ConvertOptions, describe
 from llmedge.convert.stream import StreamOptions, write_tensors
 from llmedge.convert.tokenizer import convert_tokenizer
-from llmedge.core.errors import IntegrityError, ResourceError, UnsupportedError, UsageError
+from llmedge.core.errors import (
+    IntegrityError,
+    InterruptedByUser,
+    LlmedgeError,
+    ResourceError,
+    UnsupportedError,
+    UsageError,
+)
 from llmedge.gguf.imatrix_file import read_imatrix
 from llmedge.gguf.mixes import Mix, require_imatrix
 from llmedge.gguf.reader import read_header
 from llmedge.gguf.writer import encode_metadata
 from llmedge.host.cpu import read_cpu
 from llmedge.host.memory import require_free_disk
+from llmedge.runtime.dry_run import check_header
 from llmedge.runtime.library import library_info
 from llmedge.store.atomic import make_folder
 from llmedge.store.catalog import variant_path
 from llmedge.store.checkpoint import CheckpointSource, FolderCheckpoint
-from llmedge.store.manifest import Manifest, Source, hash_file, sidecar_path, write_manifest
+from llmedge.store.manifest import (
+    Manifest,
+    Source,
+    hash_file,
+    require_own_sidecar,
+    sidecar_path,
+    write_manifest,
+)
 from llmedge.store.reference import model_name
 from llmedge.store.resumable import ResumableFile, partial_path
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
-    from pathlib import Path
 
     from llmedge.core.progress import Progress, Task
     from llmedge.core.settings import Settings
@@ -67,7 +83,11 @@ class Conversion:
 
 
 def plan(
-    folder: Path, source: CheckpointSource, options: ConvertOptions, settings: Settings
+    folder: Path,
+    source: CheckpointSource,
+    options: ConvertOptions,
+    settings: Settings,
+    progress: Progress | None = None,
 ) -> Conversion:
     """Find out everything about a conversion but its weights.
 
@@ -76,6 +96,7 @@ def plan(
         source: Its weights.
         options: How to convert.
         settings: Where the store is, and how many threads.
+        progress: Shows the comparison of tokenizers.
 
     Raises:
         NotFoundError: Something of the checkpoint is missing.
@@ -86,7 +107,8 @@ def plan(
     imatrix = read_imatrix(options.imatrix) if options.imatrix else None
     require_imatrix(options.mix, has_imatrix=imatrix is not None)
     adapter = read_adapter(options.adapter) if options.adapter else None
-    model = add_pooling(plan_model(source, read_config(folder), adapter), folder)
+    config = read_config(folder)
+    model = add_pooling(plan_model(source, config, adapter), folder)
     types = choose_types(
         options.mix,
         model.rows,
@@ -96,33 +118,55 @@ def plan(
     )
     _require_coverage(types, imatrix)
     tokenizer, tokenizer_report = convert_tokenizer(
-        folder, model.n_vocab, model.architecture.name, options.tokenizer
+        folder, model.n_vocab, model.architecture.name, options.tokenizer, progress=progress
     )
-    name = model_name_of(folder)
+    name = _name(folder, options)
     target = _target(folder, name, options, settings)
     metadata = encode_metadata(_metadata(folder, model, options.mix, imatrix)) + tokenizer
-    files = output_files(
-        target,
-        metadata,
-        model.rows,
-        types,
-        imatrix,
-        architecture=model.architecture.name,
-        max_bytes=options.split_bytes,
-    )
+    (whole,) = files = output_files(target, metadata, model.rows, types, imatrix)
+    check_header(whole.header, whole.n_bytes)
+    if options.split_bytes is not None:
+        files = output_files(
+            target,
+            metadata,
+            model.rows,
+            types,
+            imatrix,
+            architecture=model.architecture.name,
+            max_bytes=options.split_bytes,
+        )
     n_threads = options.n_threads or settings.threads or read_cpu().default_threads
     stream = StreamOptions(n_threads, range_bytes(options.memory_bytes, n_threads))
     report = describe(name, options, model, files, types, tokenizer_report, stream)
-    parts = (source.identity, _identity(options.imatrix), adapter and adapter.identity)
-    identity = repr((*parts, llmedge.__version__))
-    return Conversion(report, files, options, stream, identity, folder)
+    parts = (
+        source.identity,
+        config.identity,
+        model.identity,
+        _identity(options.imatrix),
+        adapter and adapter.identity,
+        llmedge.__version__,
+        version("llama-cpp-python"),
+    )
+    return Conversion(report, files, options, stream, repr(parts), folder)
 
 
 def with_estimate(conversion: Conversion) -> ConversionReport:
-    """Return the plan with the time that quantizing will take here."""
+    """Return the plan with the time that quantizing will take here, and what would stop it."""
     tensors = [tensor for file in conversion.files for tensor in file.tensors]
     seconds = estimate_seconds(tensors, conversion.stream.n_threads)
-    return replace(conversion.report, estimated_s=round(seconds, 1))
+    notes = list(conversion.report.notes)
+    try:
+        _require_place(conversion)
+        _require_disk(_nearest_folder(conversion.files[0].path.parent), conversion.files)
+    except LlmedgeError as error:
+        notes.append(f"as things are the conversion would end at once: {error.message}")
+    return replace(conversion.report, estimated_s=round(seconds, 1), notes=tuple(notes))
+
+
+def _nearest_folder(folder: Path) -> Path:
+    return next(
+        parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir()
+    )
 
 
 def convert(conversion: Conversion, progress: Progress) -> ConversionReport:
@@ -137,23 +181,46 @@ def convert(conversion: Conversion, progress: Progress) -> ConversionReport:
         IntegrityError: The checkpoint is damaged, or what was written is not what was planned.
     """
     options, files = conversion.options, conversion.files
-    for file in files:
-        if file.path.exists() and not options.overwrite:
-            raise UsageError(f"{file.path} exists", "add --overwrite to replace it")
-    folder = files[0].path.parent
-    make_folder(folder)
-    _require_disk(folder, files)
+    _require_place(conversion)
+    make_folder(files[0].path.parent)
+    _require_disk(files[0].path.parent, files)
     start = time.perf_counter()
-    with progress.task(options.mix.name, total=conversion.report.file_bytes, unit="bytes") as task:
-        hashes, n_resumed = _write_all(conversion, task)
+    try:
+        with progress.task(
+            options.mix.name, total=conversion.report.file_bytes, unit="bytes"
+        ) as task:
+            hashes, n_resumed = _write_all(conversion, task)
+    except InterruptedByUser as stop:
+        raise type(stop)(
+            stop.message,
+            "run the same command again to go on where it was; what is there lies in "
+            f"{partial_path(files[0].path)}*",
+        ) from None
     report = replace(
         conversion.report,
         convert_s=round(time.perf_counter() - start, 2),
         n_resumed=n_resumed,
         sha256=hashes,
+        is_plan=False,
     )
     write_manifest(files[0].path, _manifest(conversion, report))
     return report
+
+
+def _require_place(conversion: Conversion) -> None:
+    """Make sure that the files may have their names.
+
+    Raises:
+        UsageError: The target exists, or something of the user's is in its way.
+    """
+    for file in conversion.files:
+        if file.path.is_dir():
+            raise UsageError(f"{file.path} is a folder", "choose another file name with -o")
+    # A model in parts is there when its first part is: that is the one that is opened.
+    first = conversion.files[0].path
+    if first.exists() and not conversion.options.overwrite:
+        raise UsageError(f"{first} exists", "add --overwrite to replace it")
+    require_own_sidecar(first)
 
 
 def open_checkpoint(folder: Path) -> FolderCheckpoint:
@@ -161,9 +228,12 @@ def open_checkpoint(folder: Path) -> FolderCheckpoint:
     return FolderCheckpoint(folder)
 
 
-def model_name_of(folder: Path) -> str:
-    """Return the store name for what a checkpoint becomes."""
-    return model_name(folder.with_name(checkpoint_name(folder)))
+def _name(folder: Path, options: ConvertOptions) -> str:
+    """Return the store name for what a checkpoint becomes; an adapter makes another model of it."""
+    name = checkpoint_name(folder)
+    if options.adapter is not None:
+        name += f"-{options.adapter.resolve().name}"
+    return model_name(Path(f"{name}.gguf"))
 
 
 class _Offset:
@@ -190,13 +260,18 @@ def _write_all(conversion: Conversion, task: Task) -> tuple[tuple[str, ...], int
                 partials.append(stack.enter_context(partial))
                 n_resumed += partial.n_pieces
                 progress = _Offset(task, done)
-                write_tensors(partial, file.header, file.tensors, conversion.stream, progress)
-                hashes.append(partial.finish())
-            _verify(partial.path, file)
+                try:
+                    write_tensors(partial, file.header, file.tensors, conversion.stream, progress)
+                    hashes.append(partial.finish())
+                    _verify(partial.path, file)
+                except IntegrityError:
+                    partial.discard()  # a repaired checkpoint is another one
+                    raise
             done += file.n_bytes
         # An older variant's sidecar must not stand beside the new one, not for a moment.
         sidecar_path(conversion.files[0].path).unlink(missing_ok=True)
-        for file, partial in zip(conversion.files, partials, strict=True):
+        # The first part comes last: with it the model is there.
+        for file, partial in reversed(list(zip(conversion.files, partials, strict=True))):
             with _translated(file.path):
                 partial.publish()
     return tuple(hashes), n_resumed
@@ -249,13 +324,18 @@ def _metadata(
 
 def _target(folder: Path, name: str, options: ConvertOptions, settings: Settings) -> Path:
     if options.output is None:
+        if options.split_bytes is not None:
+            raise UsageError(
+                "the store holds whole files; parts are for other programs",
+                "name a file with -o",
+            )
         return variant_path(settings, name, options.mix.name)
     if options.output.is_dir():
         return options.output / f"{name}-{options.mix.name}.gguf"
     if options.output.suffix != ".gguf":
         raise UsageError(
-            f"{options.output} is neither a folder nor ends in .gguf",
-            f"write -o {options.output}.gguf",
+            f"{options.output} is neither a folder that is there nor ends in .gguf",
+            f"write -o {options.output}.gguf, or make the folder first",
         )
     return options.output
 
@@ -283,6 +363,7 @@ def _manifest(conversion: Conversion, report: ConversionReport) -> Manifest:
         arguments={
             "threads": conversion.stream.n_threads,
             "imatrix": _identity(conversion.options.imatrix) or "",
+            "adapter": conversion.options.adapter.name if conversion.options.adapter else "",
         },
         tools={"llmedge": llmedge.__version__, "llama_cpp": library_info().label},
     )

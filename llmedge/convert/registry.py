@@ -39,6 +39,7 @@ from llmedge.convert import (
     arch_stablelm,
     arch_starcoder,
 )
+from llmedge.convert.architecture import UNTRUNCATED
 from llmedge.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -194,8 +195,16 @@ def check_guards(architecture: Architecture, config: Config) -> None:
             f"{config.architecture} with hidden_act = {activation!r} cannot be converted: "
             f"llama.cpp computes {' or '.join(sorted(architecture.activations))} in its place"
         )
-    if config.rope.kind not in architecture.rope_kinds:
+    kind = config.rope.kind
+    if config.rope.values.get("truncate") is False:
+        kind += UNTRUNCATED
+    if kind not in architecture.rope_kinds:
         raise UnsupportedError(
-            f"{config.architecture} with rope_type = {config.rope.kind!r} cannot be converted: "
+            f"{config.architecture} with rope_type = {kind!r} cannot be converted: "
             f"llama.cpp applies {', '.join(sorted(architecture.rope_kinds))} here"
+        )
+    if config.get("is_causal") is False and not architecture.is_encoder:
+        raise UnsupportedError(
+            f"{config.architecture} with is_causal = False cannot be converted: llama.cpp lets no "
+            "token of it see those after it"
         )

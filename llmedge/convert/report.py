@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmedge.convert.model import ModelPlan
     from llmedge.convert.output import OutputFile
     from llmedge.convert.stream import StreamOptions
+    from llmedge.convert.verify import Verification
     from llmedge.gguf.mix_rules import Assignment
     from llmedge.gguf.mixes import Mix
 
@@ -84,6 +85,11 @@ class ConversionReport:
         n_resumed: Tensors that an earlier run had finished.
         sha256: Hash of each file; none for a plan.
         notes: What a person should know.
+        n_weights: Of the model.
+        n_ctx: Tokens of context that it is written with; 0 where it has no such limit.
+        is_encoder: Whether it makes embeddings.
+        is_plan: Whether nothing was written.
+        verification: How far it is from the original, where that was measured.
     """
 
     name: str
@@ -104,6 +110,11 @@ class ConversionReport:
     n_resumed: int = 0
     sha256: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    n_weights: int = 0
+    n_ctx: int = 0
+    is_encoder: bool = False
+    is_plan: bool = True
+    verification: Verification | None = None
 
 
 def describe(
@@ -123,6 +134,7 @@ def describe(
         sizes[info.quant_type.name] += info.n_bytes
     tensors = [tensor for file in files for tensor in file.tensors]
     n_weights = sum(info.n_weights for info in infos)
+    n_ctx = model.metadata.get(f"{model.architecture.name}.context_length")
     fallbacks = group_fallbacks(
         (key, kind.wanted.name if kind.wanted else None, kind.quant_type.name)
         for key, kind in types.items()
@@ -141,17 +153,39 @@ def describe(
         n_ignored=len(model.ignored),
         tokenizer=tokenizer,
         memory_bytes=peak_bytes(tensors, stream.range_bytes, stream.n_threads),
-        notes=_notes(options, model),
+        notes=_notes(options, model, files),
+        n_weights=n_weights,
+        n_ctx=n_ctx if isinstance(n_ctx, int) else 0,
+        is_encoder=model.architecture.is_encoder,
     )
 
 
-def _notes(options: ConvertOptions, model: ModelPlan) -> tuple[str, ...]:
+# KL divergence without and with an importance matrix, SmolLM2-135M padded to rows of 768 weights,
+# 1,536 positions of held-out English text and code.
+_IMATRIX_GAIN = {"Q4_K_M": (0.180, 0.076), "Q4_0": (0.391, 0.198)}
+
+
+def _without_imatrix(mix: Mix) -> str:
+    figures = ""
+    if mix.name in _IMATRIX_GAIN:
+        without, having = _IMATRIX_GAIN[mix.name]
+        figures = f" (measured on a model of 135M weights: KL divergence {having}, not {without})"
+    return (
+        f"{mix.name} loses less with an importance matrix{figures}: --imatrix FILE, from the "
+        "model's GGUF repository or llama.cpp's llama-imatrix"
+    )
+
+
+def _notes(
+    options: ConvertOptions, model: ModelPlan, files: tuple[OutputFile, ...]
+) -> tuple[str, ...]:
     notes: list[str] = []
     if options.mix.imatrix == "uses" and options.imatrix is None:
-        notes.append(
-            f"{options.mix.name} without --imatrix: on SmolLM2-135M that more than doubles the "
-            "loss (KL divergence of Q4_K_M 0.18 instead of 0.076)"
-        )
+        notes.append(_without_imatrix(options.mix))
+    if options.adapter is not None:
+        notes.append(f"the adapter {options.adapter.name} is merged")
+    if len(files) > 1:
+        notes.append("llmedge itself runs whole files only; parts are for other programs")
     n_ctx = model.metadata.get(f"{model.architecture.name}.context_length")
     longest = model.config.get("max_position_embeddings")
     if isinstance(n_ctx, int) and isinstance(longest, int) and n_ctx < longest:
@@ -161,8 +195,8 @@ def _notes(options: ConvertOptions, model: ModelPlan) -> tuple[str, ...]:
         )
     if model.config.rope.kind == "yarn" and model.config.rope.values.get("truncate") is False:
         notes.append(
-            "llama.cpp rounds the bounds of yarn's scaling, which this checkpoint does not: on "
-            "random weights a KL divergence of 0.002 at 500 tokens, 0.005 at 2,000"
+            "llama.cpp rounds the bounds of yarn's scaling, which the original does not: at 600 "
+            "tokens of random weights a KL divergence of 0.0023, 96.5 % of predictions equal"
         )
     if model.ignored:
         notes.append(f"{len(model.ignored)} tensors are left out, such as {model.ignored[0]}")

@@ -1,13 +1,12 @@
 """Tensors that are read by ranges of rows, and the edits on them that keep it so.
 
 A tensor is seen as a matrix: all axes but the last flattened. An edit maps a range of rows of what
-it makes to rows of what it is made from, so that no edit but `transpose` needs a tensor whole.
+it makes to rows of what it is made from, so that no edit needs a tensor whole.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 
 Floats: TypeAlias = "NDArray[np.float32]"
 Index: TypeAlias = "NDArray[np.int64]"
+_FLOAT_BYTES = 4
+_BLOCK_BYTES = 2 << 20
 _DTYPES = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"}
 
 
@@ -245,40 +246,29 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
 
 
 def transpose(rows: Rows) -> Rows:
-    """Swap the last two axes; each of the stacked matrices is held whole while it is read."""
+    """Swap the last two axes.
+
+    A range of what it makes is a few columns of all rows: those are read again for each range,
+    block by block, so that no matrix is ever held. The system keeps them in its cache meanwhile.
+    """
     *outer, n_rows, n_columns = rows.shape
-    holder = _Whole(lambda number: rows.read(number * n_rows, (number + 1) * n_rows), n_columns)
+    block = max(1, _BLOCK_BYTES // (n_columns * _FLOAT_BYTES))
+
+    def read_columns(number: int, first: int, last: int) -> Floats:
+        taken = np.empty((last - first, n_rows), np.float32)
+        for start in range(0, n_rows, block):
+            stop = min(start + block, n_rows)
+            base = number * n_rows
+            taken[:, start:stop] = rows.read(base + start, base + stop)[:, first:last].T
+        return taken
 
     def read(start: int, stop: int) -> Floats:
         pieces: list[Floats] = []
         while start < stop:
             number, first = divmod(start, n_columns)
             last = min(n_columns, first + stop - start)
-            pieces.append(holder.take(number, first, last).T)
+            pieces.append(read_columns(number, first, last))
             start += last - first
-        return np.concatenate(pieces)
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    return Rows((*outer, n_columns, n_rows), read, whole_bytes=4 * n_rows * n_columns)
-
-
-class _Whole:
-    """Keeps the matrix that was read last until all its columns are taken."""
-
-    def __init__(self, read: Callable[[int], Floats], n_columns: int) -> None:
-        self._read = read
-        self._n_columns = n_columns
-        self._lock = threading.Lock()
-        self._number = -1
-        self._matrix: Floats | None = None
-        self._n_taken = 0
-
-    def take(self, number: int, start: int, stop: int) -> Floats:
-        with self._lock:
-            if self._matrix is None or number != self._number:
-                self._matrix = None  # before the next is read: never two at once
-                self._matrix, self._number, self._n_taken = self._read(number), number, 0
-            columns = self._matrix[:, start:stop]
-            self._n_taken += stop - start
-            if self._n_taken >= self._n_columns:
-                self._matrix = None
-            return columns
+    return Rows((*outer, n_columns, n_rows), read, whole_bytes=rows.whole_bytes)

@@ -125,7 +125,10 @@ def _ranges(tensor: OutputTensor, range_bytes: int) -> Iterator[tuple[int, int]]
 def _encode(tensor: OutputTensor, start: int, stop: int) -> memoryview:
     rows, info = tensor.rows, tensor.info
     if rows.packed is not None and rows.packed.type_name == info.quant_type.name:
-        return memoryview(rows.packed.read(start, stop))
+        data = rows.packed.read(start, stop)
+        if len(data) != (stop - start) * info.quant_type.row_bytes(rows.n_columns):
+            raise IntegrityError(f"{info.name} has blocks of another size than its shape")
+        return memoryview(data)
     floats = rows.read(start, stop)
     if floats.shape != (stop - start, rows.n_columns):
         raise IntegrityError(f"{info.name} has rows of another size than its shape {rows.shape}")

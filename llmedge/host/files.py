@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 from llmedge.core.closable import Closable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from pathlib import Path
 
 
@@ -49,9 +50,11 @@ class RangeReader(Closable):
     """
 
     def __init__(self, path: Path) -> None:
+        if not path.is_file():  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         self._lock = threading.Lock()
-        self._is_open = True
+        self._closer = weakref.finalize(self, os.close, self._descriptor)
 
     @property
     def n_bytes(self) -> int:
@@ -70,10 +73,8 @@ class RangeReader(Closable):
         return buffer
 
     def close(self) -> None:
-        """Close the file; twice is harmless."""
-        if self._is_open:
-            self._is_open = False
-            os.close(self._descriptor)
+        """Close the file; twice is harmless, and without it it closes with the last reader."""
+        self._closer()
 
     def _read_into(self, buffer: memoryview, offset: int) -> int:
         if sys.platform != "win32":
@@ -85,14 +86,45 @@ class RangeReader(Closable):
         return len(data)
 
 
-@contextlib.contextmanager
-def exclusive(path: Path) -> Generator[bool]:
-    """Hold a lock file; gives whether it is ours. The system lets go of it with the process."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+class LockFile(Closable):
+    """A file that one process holds at a time; the system lets go of it with the process.
+
+    Args:
+        path: The file; it is made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self.is_ours = False
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            is_locked = _lock(descriptor)
+            # Its last holder may have removed it between our two calls: then it locks nothing.
+            if not is_locked or _is_at(path, descriptor):
+                break
+            os.close(descriptor)
+        self._descriptor, self.is_ours = descriptor, is_locked
+
+    def close(self, *, remove: bool = False) -> None:
+        """Let go of it, and remove it if it is of no more use; twice is harmless."""
+        if self._descriptor is None:
+            return
+        is_removed = remove and self.is_ours and sys.platform != "win32"
+        if is_removed:  # before it is free: nobody may wait for a file that goes away
+            self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+        self._descriptor = None
+        if remove and self.is_ours and not is_removed:  # Windows removes no open file
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
     try:
-        yield _lock(descriptor)
-    finally:
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int) -> bool:

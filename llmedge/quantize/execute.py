@@ -19,7 +19,14 @@ from llmedge.runtime.model import require_single_file
 from llmedge.runtime.quantizer import MAX_BUFFER_BYTES, Quantizer, QuantizerOptions, TensorPlan
 from llmedge.store.atomic import make_folder, replacing
 from llmedge.store.catalog import variant_path
-from llmedge.store.manifest import Manifest, Source, hash_file, sidecar_path, write_manifest
+from llmedge.store.manifest import (
+    Manifest,
+    Source,
+    hash_file,
+    require_own_sidecar,
+    sidecar_path,
+    write_manifest,
+)
 from llmedge.store.reference import model_name
 
 if TYPE_CHECKING:
@@ -110,6 +117,7 @@ def quantize(
     require_single_file(header)
     target = target_path(source, mix, options, settings)
     _check_target(source, target, overwrite=options.overwrite or options.dry_run)
+    require_own_sidecar(target)
     n_threads = options.n_threads or settings.threads or read_cpu().default_threads
     quantizer_options = QuantizerOptions(
         mix.ftype, n_threads, options.allow_requantize, options.max_buffer_bytes

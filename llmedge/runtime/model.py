@@ -35,6 +35,7 @@ class ModelOptions:
         repack: Whether weights may be copied into the layout that the CPU's fastest kernels want.
         vocab_only: Load no weights.
         check_tensors: Validate every weight while loading.
+        without_weights: Read names, shapes and settings and stop there; no context can be made.
     """
 
     load_mode: str = "auto"
@@ -42,6 +43,7 @@ class ModelOptions:
     repack: bool = True
     vocab_only: bool = False
     check_tensors: bool = False
+    without_weights: bool = False
 
 
 class Model(Handle):
@@ -95,6 +97,7 @@ class Model(Handle):
         params.use_extra_bufts = chosen.repack
         params.vocab_only = chosen.vocab_only
         params.check_tensors = chosen.check_tensors
+        params.no_alloc = chosen.without_weights
         goes_on = True
 
         def report(share: float, _: int | None) -> bool:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+_MAX_NAME = 255
+_HASHED_BYTES = 64 << 10
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _DTYPE_BYTES = {
     "BOOL": 1,
@@ -148,7 +150,7 @@ class FolderCheckpoint(Closable):
 
     @property
     def identity(self) -> str:
-        """Hash of the files' names, sizes, times and headers."""
+        """Hash of the files' names, sizes, times, headers and first weights."""
         return self._digest.hexdigest()
 
     def read_rows(self, name: str, start: int, stop: int) -> memoryview:
@@ -173,8 +175,9 @@ class FolderCheckpoint(Closable):
         self._readers.append(reader)
         entries, data_start = _read_entries(path, reader)
         status = path.stat()
-        facts = (path.name, status.st_size, status.st_mtime_ns, sorted(entries))
+        facts = (path.name, status.st_size, status.st_mtime_ns)
         self._digest.update(repr(facts).encode())
+        self._digest.update(reader.read(0, data_start + _HASHED_BYTES))
         for name, entry in entries.items():
             if name in self._tensors:
                 raise IntegrityError(f"tensor {name} is in two files of {path.parent}")
@@ -184,7 +187,7 @@ class FolderCheckpoint(Closable):
 
 def _weight_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise NotFoundError(f"{folder} is not a folder", "give the folder of a checkpoint")
+        raise NotFoundError(f"{folder} is not a folder", _folder_hint(folder))
     if (folder / INDEX).is_file():
         return _shards(folder)
     if (folder / SINGLE).is_file():
@@ -201,17 +204,31 @@ def _weight_files(folder: Path) -> list[Path]:
         raise UnsupportedError(
             f"{folder} has its weights as pickles, which can run any program when read", _SAFE_COPY
         )
+    ggufs = sorted(folder.glob("*.gguf"))
+    if ggufs:
+        raise NotFoundError(
+            f"{folder} has no safetensors files, but {ggufs[0].name}, which is converted already",
+            f"llmedge quantize {ggufs[0]} -t Q4_K_M, or llmedge chat {ggufs[0]}",
+        )
     raise NotFoundError(f"{folder} has no safetensors files", "is it the folder of a checkpoint?")
+
+
+def _folder_hint(path: Path) -> str:
+    if path.is_file():
+        return f"give its folder: {path.parent}"
+    if len(path.parts) == 2 and not path.is_absolute():
+        return f"download it first: hf download {path.as_posix()} --local-dir {path.name}"
+    return "give the folder of a checkpoint"
 
 
 def _shards(folder: Path) -> list[Path]:
     try:
         index = msgspec.json.decode((folder / INDEX).read_bytes(), type=_Index)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"{folder / INDEX} is damaged: {error}") from None
     names = sorted(set(index.weight_map.values()))
     for name in names:
-        if "/" in name or "\\" in name or not (folder / name).is_file():
+        if len(name) > _MAX_NAME or {"/", "\\", "\0"} & set(name) or not (folder / name).is_file():
             raise NotFoundError(
                 f"{folder} lacks {name!r}, one of its {len(names)} shards", "download it again"
             )
@@ -222,12 +239,14 @@ def _read_entries(path: Path, reader: RangeReader) -> tuple[dict[str, _RawEntry]
     head = reader.read(0, 8)
     n_header = int.from_bytes(head, "little")
     if len(head) < 8 or n_header > min(_MAX_HEADER_BYTES, reader.n_bytes - 8):
+        if bytes(head) == b"version ":
+            raise IntegrityError(f"{path} is a pointer of git-lfs, not the file", "git lfs pull")
         raise IntegrityError(f"{path} is no safetensors file, or is truncated", "get it again")
     try:
         raw = msgspec.json.decode(bytes(reader.read(8, n_header)), type=dict[str, msgspec.Raw])
         raw.pop("__metadata__", None)
         entries = {n: msgspec.json.decode(entry, type=_RawEntry) for n, entry in raw.items()}
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"the header of {path} is damaged: {error}") from None
     _check_places(path, entries, reader.n_bytes - 8 - n_header)
     return entries, 8 + n_header
@@ -240,7 +259,7 @@ def _check_places(path: Path, entries: Mapping[str, _RawEntry], n_data: int) -> 
         if entry.dtype not in _DTYPE_BYTES:
             raise UnsupportedError(f"tensor {name} in {path} has the unknown type {entry.dtype}")
         start, stop = entry.data_offsets
-        if any(size < 0 for size in entry.shape):
+        if any(size < 1 for size in entry.shape):
             raise IntegrityError(f"tensor {name} in {path} has the shape {entry.shape}")
         expected = math.prod(entry.shape) * _DTYPE_BYTES[entry.dtype]
         if start != at or stop - start != expected:

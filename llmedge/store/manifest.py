@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmedge.core.errors import IntegrityError, UnsupportedError
+from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
 from llmedge.store.atomic import write_bytes
 
 if TYPE_CHECKING:
@@ -79,6 +79,24 @@ class Manifest:
 def sidecar_path(variant: Path) -> Path:
     """Return the sidecar's place for a variant's file."""
     return variant.with_suffix(".json")
+
+
+def require_own_sidecar(variant: Path) -> None:
+    """Make sure that a variant's sidecar would not replace a file of the user's.
+
+    Raises:
+        UsageError: Another program's JSON lies at its place.
+    """
+    path = sidecar_path(variant)
+    try:
+        is_ours = not path.exists() or read_manifest(variant) is not None
+    except (IntegrityError, UnsupportedError):
+        is_ours = _FAMILY.encode() in path.read_bytes()[:_MAX_BYTES]
+    if not is_ours:
+        raise UsageError(
+            f"{path} is in the way: the sidecar of {variant.name} would replace it",
+            "choose another file name or folder with -o",
+        )
 
 
 def write_manifest(variant: Path, manifest: Manifest) -> None:

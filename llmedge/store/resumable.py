@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from llmedge.core.closable import Closable
 from llmedge.core.errors import UsageError
-from llmedge.host.files import exclusive, flush_folder
+from llmedge.host.files import LockFile, flush_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,13 +46,16 @@ class ResumableFile(Closable):
     def __init__(self, target: Path, identity: str, *, resume: bool = True) -> None:
         self.path = partial_path(target)
         self._journal_path = self.path.with_name(self.path.name + ".journal")
-        self._lock_path = self.path.with_name(self.path.name + ".lock")
         self._target = target
-        self._is_published = False
-        self._lock, self._files = contextlib.ExitStack(), contextlib.ExitStack()
-        if not self._lock.enter_context(exclusive(self._lock_path)):
+        self._is_over = False
+        self._files = contextlib.ExitStack()
+        self._lock = LockFile(self.path.with_name(self.path.name + ".lock"))
+        if not self._lock.is_ours:
             self._lock.close()
             raise UsageError(f"another process is writing {target}", "wait for it, or end it")
+        for path in (self.path, self._journal_path):
+            if path.is_symlink():  # it would lead the bytes elsewhere
+                path.unlink()
         self._digest = hashlib.sha256()
         self._unflushed = 0
         self.position = 0
@@ -90,14 +93,19 @@ class ResumableFile(Closable):
         os.replace(self.path, self._target)  # noqa: PTH105 - the moment it exists
         flush_folder(self.path.parent)
         self._journal_path.unlink(missing_ok=True)
-        self._is_published = True
+        self._is_over = True
+
+    def discard(self) -> None:
+        """Remove what was written: nothing can go on with it."""
+        self._files.close()
+        for path in (self.path, self._journal_path):
+            path.unlink(missing_ok=True)
+        self._is_over = True
 
     def close(self) -> None:
         """Let go of the file, which stays for the next process unless it was published."""
         self._files.close()
-        self._lock.close()
-        if self._is_published:  # only now: Windows removes no open file
-            self._lock_path.unlink(missing_ok=True)
+        self._lock.close(remove=self._is_over)
 
     def _flush(self) -> None:
         self._file.flush()

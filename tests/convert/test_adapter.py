@@ -88,7 +88,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     [
         ({}, ALPHA / RANK),
         ({"use_rslora": True}, ALPHA / RANK**0.5),
-        ({"alpha_pattern": {".*": 2.0}}, 2.0 / RANK),
+        (
+            {"alpha_pattern": dict.fromkeys(("q_proj", "k_proj", "down_proj", "lm_head"), 2.0)},
+            2 / RANK,
+        ),
     ],
     ids=["plain", "rslora", "alpha pattern"],
 )
@@ -172,6 +175,8 @@ def logits_with_adapter(path: Path, adapter: Path) -> np.ndarray:
         ({LAYER + "mlp.up_proj": (96, 64)}, {"peft_type": "IA3"}, UnsupportedError),
         ({LAYER + "mlp.up_proj": (96, 64)}, {"lora_alpha": "much"}, IntegrityError),
         ({LAYER + "mlp.up_proj": (96, 64)}, {"use_qalora": True}, UnsupportedError),
+        ({LAYER + "mlp.up_proj": (96, 64)}, {"alpha_pattern": {"((a|b)+)+!": 1}}, UnsupportedError),
+        ({LAYER + "mlp.up_proj": (96, 64)}, {"lora_alpha": float("nan")}, IntegrityError),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_refused(

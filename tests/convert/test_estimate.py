@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import pytest
 from llmedge.convert import estimate
 from llmedge.convert.estimate import estimate_seconds, peak_bytes, range_bytes
 from llmedge.convert.output import output_files
-from llmedge.convert.rows import constant, transpose
+from llmedge.convert.rows import constant
 from llmedge.core.errors import ResourceError
 from llmedge.gguf.mix_rules import Assignment
 from llmedge.gguf.quant_types import BY_NAME
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
     from llmedge.convert.stream import OutputTensor
 
 
-def tensors(*, transposed: bool = False) -> tuple[OutputTensor, ...]:
-    parts = {"a.weight": rows(512, 256), "b.weight": constant([1.0] * 64)}
-    if transposed:
-        parts["a.weight"] = transpose(parts["a.weight"])
+def tensors(*, whole_bytes: int = 0) -> tuple[OutputTensor, ...]:
+    matrix = replace(rows(512, 256), whole_bytes=whole_bytes)
+    parts = {"a.weight": matrix, "b.weight": constant([1.0] * 64)}
     types = {"a.weight": Assignment(BY_NAME["Q4_0"]), "b.weight": Assignment(BY_NAME["F32"])}
     (file,) = output_files(Path("m.gguf"), Metadata(0, b""), parts, types)
     return file.tensors
@@ -41,10 +41,14 @@ def test_a_budget_that_cannot_be_kept_says_what_is_needed():
     assert "--memory" in refused.value.hint
 
 
-def test_a_tensor_that_is_needed_whole_counts():
+def test_what_has_to_be_held_counts():
     size = 1 << 20
-    whole = peak_bytes(tensors(transposed=True), size, 1) - peak_bytes(tensors(), size, 1)
-    assert whole == 512 * 256 * 4
+    held = peak_bytes(tensors(whole_bytes=12345), size, 1) - peak_bytes(tensors(), size, 1)
+    assert held == 12345
+
+
+def test_ranges_are_no_larger_than_the_largest_tensor():
+    assert peak_bytes(tensors(), 1 << 20, 1) == peak_bytes(tensors(), 1 << 24, 1)
 
 
 def test_the_time_is_that_of_every_weight_shared_by_the_threads(monkeypatch: pytest.MonkeyPatch):

@@ -65,7 +65,29 @@ EVERYWHERE = (
             },
         ),
     ),
+    GuardCase(
+        "rope_type",
+        Case(
+            "untruncated",
+            *LLAMA,
+            {
+                "rope_parameters": {
+                    "rope_type": "yarn",
+                    "rope_theta": 10000.0,
+                    "factor": 8.0,
+                    "original_max_position_embeddings": 64,
+                    "truncate": False,
+                }
+            },
+        ),
+    ),
 )
+
+
+def test_tokens_that_see_later_ones_are_refused(tmp_path: Path):
+    raw = {"architectures": ["LlamaForCausalLM"], "is_causal": False}
+    with pytest.raises(UnsupportedError, match="is_causal"):
+        check_guards(BY_CLASS["LlamaForCausalLM"], Config(raw))
 
 
 @pytest.mark.parametrize("guarded", EVERYWHERE, ids=lambda guarded: guarded.case.name)
