@@ -47,6 +47,7 @@ SHAPES = {
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "heads": 32},
 }
 SHARD_BYTES = 2 << 30
+KILLS = 10
 
 
 def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -200,6 +201,7 @@ def run_convert(folder: Path, mix: str, output: Path) -> dict[str, float]:
         "cpu_s": round(cpu, 1),
         "wall_s": round(seconds, 1),
         "file_bytes": report["file_bytes"],
+        "n_resumed": report["n_resumed"],
     }
 
 
@@ -259,18 +261,30 @@ def bench_kills(checkpoint: Path, work: Path) -> dict[str, object]:
     peace, killed = work / "peace.gguf", work / "killed.gguf"
     wall = run_convert(checkpoint, "Q8_0", peace)["wall_s"]
     command = [sys.executable, "-m", "llmedge", "convert", checkpoint, "-t", "Q8_0", "-o", killed]
-    kills: list[float] = []
-    random.seed(time.time_ns())
-    while len(kills) < 10 and not killed.exists():
+    journal = work / ".killed.gguf.unfinished.journal"
+    n_done: list[int] = []
+    moments = random.Random(time.time_ns())
+    while len(n_done) < KILLS:
+        before = finished_tensors(journal)
         process = subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL)
-        moment = random.uniform(0.05, 1.0) * wall * 0.6
-        time.sleep(moment)
+        # Only a run that has got further than the last one is worth killing.
+        while process.poll() is None and finished_tensors(journal) <= before:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, wall / KILLS / 2))
+        if process.poll() is not None:
+            sys.exit(f"the conversion ended before it was killed {KILLS} times: take a larger one")
         process.kill()
         process.wait()
-        kills.append(round(moment, 2))
+        n_done.append(finished_tensors(journal))
     last = run_convert(checkpoint, "Q8_0", killed)
     same = [hashlib.file_digest(path.open("rb"), "sha256").hexdigest() for path in (peace, killed)]
-    return {"killed_after_s": kills, "last_run": last, "identical": same[0] == same[1]}
+    return {"tensors_done_at_kills": n_done, "last_run": last, "identical": same[0] == same[1]}
+
+
+def finished_tensors(journal: Path) -> int:
+    """Return how many tensors are finished by the last line of a journal."""
+    lines = journal.read_text().split("\n")[1:-1] if journal.exists() else []
+    return int(lines[-1].split()[0]) if lines else 0
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from llmedge.core.errors import ContextLengthError, InterruptedByUser, Terminated, UsageError
 from llmedge.runtime.chat_template import ChatTemplate
 from llmedge.runtime.context import Context, ContextOptions
-from llmedge.runtime.first_load import ensure_loads
+from llmedge.runtime.first_load import ensure_loads, require_text
 from llmedge.runtime.generation import GenerationOptions, GenerationReport, TextGenerator
 from llmedge.runtime.model import Model, ModelOptions
 
@@ -202,6 +202,6 @@ def open_context(
         IntegrityError: The file is damaged.
         ResourceError: The memory is not there.
     """
-    ensure_loads(path, settings.state_dir)
+    require_text(ensure_loads(path, settings.state_dir))
     with Model.load(path, model) as loaded, Context(loaded, options) as context:
         yield context

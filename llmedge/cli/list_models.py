@@ -16,9 +16,7 @@ def list_command(*, show: ShowFlags) -> None:
     settings = load_settings()
     entries = list_entries(settings)
     if not entries:
-        note(
-            f"the store in {settings.models_dir} is empty; `llmedge convert` and `llmedge quantize` fill it"
-        )
+        note(f"the store in {settings.models_dir} is empty; `llmedge convert` fills it")
     for entry in entries:
         if entry.problem:
             note(f"{entry.reference}: {entry.problem}")

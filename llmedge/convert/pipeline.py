@@ -189,7 +189,8 @@ def convert(conversion: Conversion, progress: Progress) -> ConversionReport:
         with progress.task(
             options.mix.name, total=conversion.report.file_bytes, unit="bytes"
         ) as task:
-            hashes, n_resumed = _write_all(conversion, task)
+            with _translated(files[0].path):
+                hashes, n_resumed = _write_all(conversion, task)
     except InterruptedByUser as stop:
         raise type(stop)(
             stop.message,
@@ -255,25 +256,23 @@ def _write_all(conversion: Conversion, task: Task) -> tuple[tuple[str, ...], int
         partials: list[ResumableFile] = []
         for file in conversion.files:
             identity = hashlib.sha256(file.header + conversion.identity.encode()).hexdigest()
-            with _translated(file.path):
-                partial = ResumableFile(file.path, identity, resume=conversion.options.resume)
-                partials.append(stack.enter_context(partial))
-                n_resumed += partial.n_pieces
-                progress = _Offset(task, done)
-                try:
-                    write_tensors(partial, file.header, file.tensors, conversion.stream, progress)
-                    hashes.append(partial.finish())
-                    _verify(partial.path, file)
-                except IntegrityError:
-                    partial.discard()  # a repaired checkpoint is another one
-                    raise
+            partial = ResumableFile(file.path, identity, resume=conversion.options.resume)
+            partials.append(stack.enter_context(partial))
+            n_resumed += partial.n_pieces
+            progress = _Offset(task, done)
+            try:
+                write_tensors(partial, file.header, file.tensors, conversion.stream, progress)
+                hashes.append(partial.finish())
+                _verify(partial.path, file)
+            except IntegrityError:
+                partial.discard()  # a repaired checkpoint is another one
+                raise
             done += file.n_bytes
         # An older variant's sidecar must not stand beside the new one, not for a moment.
         sidecar_path(conversion.files[0].path).unlink(missing_ok=True)
         # The first part comes last: with it the model is there.
-        for file, partial in reversed(list(zip(conversion.files, partials, strict=True))):
-            with _translated(file.path):
-                partial.publish()
+        for partial in reversed(partials):
+            partial.publish()
     return tuple(hashes), n_resumed
 
 

@@ -13,7 +13,7 @@ from llmedge.measure.corpus import Corpus, read_chunks
 from llmedge.measure.kl_divergence import Divergence, DivergenceMeter
 from llmedge.measure.logits import decode_in_step, rows_at_once
 from llmedge.runtime.context import Context, ContextOptions
-from llmedge.runtime.first_load import ensure_loads
+from llmedge.runtime.first_load import ensure_loads, require_text
 from llmedge.runtime.library import library_info
 from llmedge.runtime.model import Model, ModelOptions
 from llmedge.store.catalog import model_id
@@ -100,6 +100,8 @@ def evaluate(
     if options.n_ctx < 64:
         raise UsageError(f"chunks of {options.n_ctx} tokens are too short", "use at least 64")
     headers = {path: ensure_loads(path, settings.state_dir) for path in (reference, *variants)}
+    for header in headers.values():
+        require_text(header)
     _check_vocabularies(headers, reference)
     unique = list(dict.fromkeys(variants))
     corpora = list(dict.fromkeys(options.corpora))

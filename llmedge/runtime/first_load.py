@@ -58,6 +58,19 @@ def ensure_loads(path: Path, state_dir: Path) -> Header:
     return header
 
 
+def require_text(header: Header) -> None:
+    """Make sure that a model predicts text.
+
+    Raises:
+        UnsupportedError: It makes embeddings: each of its tokens sees those after it.
+    """
+    if header.metadata.get(f"{header.architecture}.attention.causal") is False:
+        raise UnsupportedError(
+            f"{header.path.name} ({header.architecture}) makes embeddings and no text",
+            "choose a model that answers",
+        )
+
+
 def remember(path: Path, state_dir: Path) -> None:
     """Remember that a file loads; for files that llmedge wrote itself, too."""
     mark = _mark(path, state_dir)

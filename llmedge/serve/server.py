@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import llmedge
 from llmedge.core.errors import EngineError, UnsupportedError, UsageError
 from llmedge.runtime.context import Context, ContextOptions
-from llmedge.runtime.first_load import ensure_loads
+from llmedge.runtime.first_load import ensure_loads, require_text
 from llmedge.runtime.library import library_info
 from llmedge.runtime.model import Model, ModelOptions
 from llmedge.serve.app import LOOPBACK_HOSTS, build_app
@@ -57,7 +57,7 @@ def open_engine(path: Path, options: ServeOptions, settings: Settings) -> InProc
         IntegrityError: The file is damaged.
         ResourceError: The memory is not there.
     """
-    ensure_loads(path, settings.state_dir)
+    require_text(ensure_loads(path, settings.state_dir))
     model = Model.load(path, options.model)
     try:
         if not model.can_generate:

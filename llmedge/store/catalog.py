@@ -173,4 +173,4 @@ def _suggestion(entries: list[Entry], reference: Reference) -> str:
     close = difflib.get_close_matches(str(reference).partition(":")[0], names, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"models here: {', '.join(names)}" if names else "the store is empty: llmedge quantize"
+    return f"models here: {', '.join(names)}" if names else "the store is empty: llmedge convert"

@@ -79,8 +79,7 @@ class ResumableFile(Closable):
         """Note that all before is whole."""
         self._file.flush()
         self.n_pieces += 1
-        line = f"{self.n_pieces} {self.position} {self._digest.hexdigest()}\n"
-        self._journal.write(line.encode())
+        self._journal.write(self._line())
 
     def finish(self) -> str:
         """Wait until all is on the disk and return the SHA-256; `publish` makes it appear."""
@@ -121,11 +120,14 @@ class ResumableFile(Closable):
         else:
             self._digest, self.position, self.n_pieces = hashlib.sha256(), 0, 0
             self._file = self._opened(self.path, "wb")
-        self._journal = self._opened(self._journal_path, "wb", buffering=0)
-        self._journal.write(f"{identity}\n".encode())
-        if self.n_pieces:
-            line = f"{self.n_pieces} {self.position} {self._digest.hexdigest()}\n"
-            self._journal.write(line.encode())
+        believed = self._line() if self.n_pieces else b""
+        new = self._journal_path.with_name(self._journal_path.name + ".new")
+        new.write_bytes(f"{identity}\n".encode() + believed)
+        os.replace(new, self._journal_path)  # noqa: PTH105 - a kill here must not lose it
+        self._journal = self._opened(self._journal_path, "ab", buffering=0)
+
+    def _line(self) -> bytes:
+        return f"{self.n_pieces} {self.position} {self._digest.hexdigest()}\n".encode()
 
     def _opened(self, path: Path, mode: str, *, buffering: int = -1) -> BinaryIO:
         file = path.open(mode, buffering=buffering)

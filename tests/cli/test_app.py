@@ -110,7 +110,7 @@ def test_a_mistake_in_the_environment_is_exit_2(cli, monkeypatch):
 def test_an_empty_store_says_how_to_fill_it(cli):
     result = cli("list")
     assert result.code == 0
-    assert "`llmedge quantize` fills it" in result.err
+    assert "`llmedge convert` fills it" in result.err
 
 
 def test_quantize_shows_what_it_made(cli, tiny_model: Path, tmp_path: Path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -247,6 +248,43 @@ def test_another_source_does_not_go_on_with_what_is_there(
     other = tmp_path / "other"
     make_llama(other, **WIDE, rms_norm_eps=1e-3)
     assert run(other, options, settings).n_resumed == 0
+
+
+def stop_half_way(checkpoint: Path, target: Path, settings: Settings) -> ConvertOptions:
+    options = ConvertOptions(find_mix("F16"), target)
+    with open_checkpoint(checkpoint) as source, pytest.raises(KeyboardInterrupt):
+        convert(plan(checkpoint, source, options, settings), _StopAt(1 << 20))
+    return options
+
+
+def test_other_weights_under_the_same_header_start_anew(
+    checkpoint: Path, settings: Settings, tmp_path: Path
+):
+    copy = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
+    options = stop_half_way(copy, tmp_path / "m.gguf", settings)
+    tensors = load_file(copy / "model.safetensors")
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, copy / "model.safetensors")
+    report = run(copy, options, settings)
+    assert report.n_resumed == 0
+    assert report.sha256 == run(copy, replace(options, output=tmp_path / "x.gguf"), settings).sha256
+
+
+def test_a_setting_that_changes_only_weights_starts_anew(settings: Settings, tmp_path: Path):
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 1e4,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }
+    folder = tmp_path / "tiny"
+    make_llama(folder, **WIDE, rope_parameters=rope)
+    options = stop_half_way(folder, tmp_path / "m.gguf", settings)
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"]["factor"] = 32.0
+    (folder / "config.json").write_text(json.dumps(config))
+    assert run(folder, options, settings).n_resumed == 0
 
 
 def test_what_is_there_is_replaced_only_on_demand(
