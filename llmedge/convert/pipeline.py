@@ -186,11 +186,13 @@ def convert(conversion: Conversion, progress: Progress) -> ConversionReport:
     _require_disk(files[0].path.parent, files)
     start = time.perf_counter()
     try:
-        with progress.task(
-            options.mix.name, total=conversion.report.file_bytes, unit="bytes"
-        ) as task:
-            with _translated(files[0].path):
-                hashes, n_resumed = _write_all(conversion, task)
+        with (
+            _translated(files[0].path),
+            progress.task(
+                options.mix.name, total=conversion.report.file_bytes, unit="bytes"
+            ) as task,
+        ):
+            hashes, n_resumed = _write_all(conversion, task)
     except InterruptedByUser as stop:
         raise type(stop)(
             stop.message,

@@ -260,7 +260,8 @@ def stop_half_way(checkpoint: Path, target: Path, settings: Settings) -> Convert
 def test_other_weights_under_the_same_header_start_anew(
     checkpoint: Path, settings: Settings, tmp_path: Path
 ):
-    copy = Path(shutil.copytree(checkpoint, tmp_path / checkpoint.name))
+    copy = tmp_path / checkpoint.name
+    shutil.copytree(checkpoint, copy)
     options = stop_half_way(copy, tmp_path / "m.gguf", settings)
     tensors = load_file(copy / "model.safetensors")
     save_file({name: tensor * 2 for name, tensor in tensors.items()}, copy / "model.safetensors")
