@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmedge.convert.architecture import Architecture, Guard
-from llmedge.convert.guards import NO_BIAS, TIED
+from llmedge.convert.guards import NO_BIAS, TIED, has_window
 from llmedge.convert.hyperparameters import layer_norm, sliding_layers
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ ARCHITECTURES = (
                 "llama.cpp normalises queries and keys in models of 64 layers and more",
             ),
         ),
-        defaults=_DEFAULTS,
+        defaults={**_DEFAULTS, "rope_theta": 5e5},
     ),
     Architecture(
         "cohere2",
         "Command R7B, Command A",
         ("Cohere2ForCausalLM",),
         metadata=_cohere2,
-        guards=(NO_BIAS, TIED),
+        guards=(NO_BIAS, TIED, has_window(lambda config: sliding_layers(config, 4))),
         defaults={**_DEFAULTS, "sliding_window": 4096},
     ),
 )

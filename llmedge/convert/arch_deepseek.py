@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmedge.convert.architecture import Architecture, Guard
-from llmedge.convert.edits import EXPERT_EDITS, EXPERTS
+from llmedge.convert.edits import EXPERT_EDITS, EXPERTS, GATING, SHARED_EXPERTS
 from llmedge.convert.edits_mla import LATENT, latent_metadata
 from llmedge.convert.guards import equals, is_off, is_on, without_bias
 from llmedge.convert.rows import cut, reshape, transpose
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from llmedge.convert.rows import Rows
     from llmedge.gguf.writer import Value
 
-_GATING = {"softmax": 1, "sigmoid": 2}
 # Numbers of layers by which llama.cpp knows the models without latent queries.
 _LITE = (26, 27)
 
@@ -25,9 +24,7 @@ _BLOCK = {
     **LATENT,
     **EXPERTS,
     "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
-    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
-    "mlp.shared_experts.up_proj": "ffn_up_shexp",
-    "mlp.shared_experts.down_proj": "ffn_down_shexp",
+    **SHARED_EXPERTS,
 }
 
 
@@ -56,7 +53,7 @@ def _metadata(config: Config) -> dict[str, Value | None]:
         "expert_shared_count": config.integer("n_shared_experts"),
         "expert_weights_scale": config.number("routed_scaling_factor"),
         "expert_weights_norm": config.flag("norm_topk_prob"),
-        "expert_gating_func": _GATING[config.text("scoring_func")],
+        "expert_gating_func": GATING[config.text("scoring_func")],
     }
     if config.n_layers not in _LITE:
         values["attention.q_lora_rank"] = values["attention.q_lora_rank"] or 0
@@ -153,6 +150,7 @@ ARCHITECTURES = (
             is_on("rope_interleave", "llama.cpp rotates neighbours", default=True),
         ),
         rope_kinds=_ROPE_KINDS,
+        has_drafts=True,
         defaults={
             **_DEFAULTS,
             "n_routed_experts": 256,

@@ -116,14 +116,17 @@ def _modern_bert(config: Config) -> dict[str, Value | None]:
     every = config.integer("global_attn_every_n_layers")
     repeated = ("full_attention", *["sliding_attention"] * (every - 1))
     pattern = [kind == "sliding_attention" for kind in layer_types(config, repeated)]
-    return layer_norm(config) | {
+    windows: dict[str, Value | None] = {
+        "attention.sliding_window": config.integer("local_attention"),
+        "attention.sliding_window_pattern": pattern,
+        "rope.freq_base_swa": _theta(config, config.local_rope, "local_rope_theta"),
+    }
+    # llama.cpp ends the process where a window is in no layer
+    return {**layer_norm(config), **(windows if any(pattern) else {})} | {
         "attention.causal": False,
         # its configurations state two epsilons; this is the one in use
         "attention.layer_norm_epsilon": config.number("norm_eps"),
-        "attention.sliding_window": config.integer("local_attention"),
-        "attention.sliding_window_pattern": pattern,
         "rope.freq_base": _theta(config, config.rope, "global_rope_theta"),
-        "rope.freq_base_swa": _theta(config, config.local_rope, "local_rope_theta"),
         "hidden_activation": "silu" if config.get("hidden_act") in SILU else "gelu",
     }
 

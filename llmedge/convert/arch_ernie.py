@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmedge.convert.architecture import Architecture, Guard
-from llmedge.convert.edits import EXPERT_EDITS, EXPERTS, as_vector
+from llmedge.convert.edits import EXPERT_EDITS, EXPERTS, SHARED_EXPERTS, as_vector
 from llmedge.convert.guards import equals, is_off
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ ARCHITECTURES = (
         "ERNIE 4.5",
         ("Ernie4_5ForCausalLM",),
         guards=(_NO_BIASES,),
-        defaults={**_DEFAULTS, "head_dim": 128},
+        defaults={**_DEFAULTS, "head_dim": 128, "num_key_value_heads": 2},
     ),
     Architecture(
         "ernie4_5-moe",
@@ -43,9 +43,7 @@ ARCHITECTURES = (
             **EXPERTS,
             "mlp.moe_statics.e_score_correction_bias": "exp_probs_b.bias",
             "mlp.gate.moe_statics.e_score_correction_bias": "exp_probs_b.bias",
-            "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
-            "mlp.shared_experts.up_proj": "ffn_up_shexp",
-            "mlp.shared_experts.down_proj": "ffn_down_shexp",
+            **SHARED_EXPERTS,
         },
         edits={**EXPERT_EDITS, "exp_probs_b.bias": as_vector},
         metadata=_experts,
@@ -67,6 +65,7 @@ ARCHITECTURES = (
         ),
         defaults={
             **_DEFAULTS,
+            "num_key_value_heads": 4,
             "moe_intermediate_size": 1536,
             "moe_k": 6,
             "moe_num_experts": 64,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmedge.convert.architecture import Architecture, Guard
-from llmedge.convert.guards import layer_types
+from llmedge.convert.guards import has_window, layer_types
 from llmedge.convert.hyperparameters import llama3_factors, rope_dimensions
 
 if TYPE_CHECKING:
@@ -19,13 +19,14 @@ def _window(config: Config) -> int | None:
     return None if config.is_null("sliding_window") else config.integer("sliding_window", 4096)
 
 
-def _kinds(config: Config) -> list[str]:
-    """Return each layer's kind; the pattern was once letters (L is local), and is now a period."""
+def _sliding(config: Config) -> list[bool]:
+    """Return which layers have a window; their pattern was once letters, L for local."""
     given = config.get("sliding_window_pattern", 4)
     if not isinstance(given, str):
         given = "L" * (config.integer("sliding_window_pattern", 4) - 1) + "G"
     local = {"L": "sliding_attention"}
-    return layer_types(config, tuple(local.get(letter, "full_attention") for letter in given))
+    kinds = layer_types(config, tuple(local.get(letter, "full_attention") for letter in given))
+    return [kind == "sliding_attention" for kind in kinds]
 
 
 def _metadata(config: Config) -> dict[str, Value | None]:
@@ -34,9 +35,7 @@ def _metadata(config: Config) -> dict[str, Value | None]:
         return rope_dimensions(config)
     return rope_dimensions(config) | {
         "attention.sliding_window": window,
-        "attention.sliding_window_pattern": [
-            kind == "sliding_attention" for kind in _kinds(config)
-        ],
+        "attention.sliding_window_pattern": _sliding(config),
     }
 
 
@@ -59,8 +58,9 @@ ARCHITECTURES = (
                 ),
                 "llama.cpp has windows in the model with 64 layers, and in no other",
             ),
+            has_window(lambda config: [_window(config) is None, *_sliding(config)]),
         ),
         rope_kinds=frozenset({"default", "linear", "yarn", "llama3"}),
-        defaults={"rms_norm_eps": 1e-5},
+        defaults={"rms_norm_eps": 1e-5, "num_key_value_heads": 32},
     ),
 )

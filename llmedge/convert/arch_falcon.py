@@ -179,6 +179,7 @@ ARCHITECTURES = (
         ),
         defaults={
             "rms_norm_eps": 1e-5,
+            "num_key_value_heads": 8,
             "mamba_d_conv": 4,
             "mamba_d_state": 256,
             "mamba_n_heads": 128,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from llmedge.convert.architecture import GELU_TANH, VISION, Architecture, Guard
 from llmedge.convert.edits import plus_one
-from llmedge.convert.guards import NO_BIAS, TIED, is_on
+from llmedge.convert.guards import NO_BIAS, TIED, has_window, is_on
 from llmedge.convert.hyperparameters import sliding_layers
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def _gemma2(config: Config) -> dict[str, Value | None]:
 
 def _gemma3(config: Config) -> dict[str, Value | None]:
     cap = config.get("final_logit_softcapping")
-    return windows(6, config) | {
+    # llama.cpp ends the process where a window is in no layer
+    values = windows(6, config) if any(sliding_layers(config, 6)) else {}
+    return values | {
         "final_logit_softcapping": None if cap is None else config.number("final_logit_softcapping")
     }
 
@@ -81,7 +83,7 @@ ARCHITECTURES = (
         edits={"*norm": plus_one},
         guards=(NO_BIAS, TIED),
         activations=GELU_TANH | {"gelu"},  # written so, but the tanh form was always meant
-        defaults=SIZES,
+        defaults={**SIZES, "num_key_value_heads": 16},
     ),
     Architecture(
         "gemma2",
@@ -93,6 +95,7 @@ ARCHITECTURES = (
         guards=(
             NO_BIAS,
             TIED,
+            has_window(lambda config: sliding_layers(config, 2)),
             _scales_like_llama_cpp(46),
             *(
                 Guard(
@@ -106,6 +109,7 @@ ARCHITECTURES = (
         activations=GELU_TANH,
         defaults={
             **SIZES,
+            "num_key_value_heads": 4,
             "query_pre_attn_scalar": 256,
             "sliding_window": 4096,
             "attn_logit_softcapping": 50.0,
@@ -151,6 +155,7 @@ ARCHITECTURES = (
         guards=(
             NO_BIAS,
             PLAIN_LOCAL_ROPE,
+            has_window(lambda config: sliding_layers(config, 6)),
             _scales_like_llama_cpp(0),
             is_on("use_bidirectional_attention", "llama.cpp lets positions attend to later ones"),
         ),
@@ -158,6 +163,7 @@ ARCHITECTURES = (
         defaults={
             **SIZES,
             **TWO_ROPES,
+            "num_key_value_heads": 4,
             "query_pre_attn_scalar": 256,
             "sliding_window": 4096,
             "use_bidirectional_attention": False,

@@ -17,7 +17,7 @@ from llmedge.convert.arch_gemma import (
 )
 from llmedge.convert.architecture import GELU_TANH, Architecture, Guard
 from llmedge.convert.edits import EXPERT_EDITS
-from llmedge.convert.guards import NO_BIAS, equals, is_on
+from llmedge.convert.guards import NO_BIAS, equals, has_window, is_on
 from llmedge.convert.hyperparameters import sliding_layers
 from llmedge.convert.rows import Rows, constant, gather
 
@@ -97,9 +97,12 @@ def _gemma4_full(config: Config, name: str, given: str, default: int) -> int:
     return config.integer(given, default)
 
 
+def _gemma4_sliding(config: Config) -> list[bool]:
+    return [*sliding_layers(config, 6)[:-1], False]  # the last layer never has a window
+
+
 def _gemma4(config: Config) -> dict[str, Value | None]:
-    sliding = sliding_layers(config, 6)
-    sliding[-1] = False
+    sliding = _gemma4_sliding(config)
     width = _gemma4_full(config, "head_dim", "global_head_dim", 512)
     n_full = config.n_kv_heads
     if config.flag("attention_k_eq_v"):
@@ -175,6 +178,7 @@ ARCHITECTURES = (
         guards=(
             NO_BIAS,
             PLAIN_LOCAL_ROPE,
+            has_window(lambda config: sliding_layers(config, 5)),
             Guard(
                 "num_kv_shared_layers",
                 lambda config: (
@@ -203,6 +207,7 @@ ARCHITECTURES = (
         defaults={
             **SIZES,
             **TWO_ROPES,
+            "num_key_value_heads": 2,
             "num_kv_shared_layers": 15,
             "sliding_window": 512,
             "final_logit_softcapping": 30.0,
@@ -239,6 +244,7 @@ ARCHITECTURES = (
             CAUSAL,
             NO_BIAS,
             PLAIN_LOCAL_ROPE,
+            has_window(_gemma4_sliding),
             _SHARED_FROM,
         ),
         activations=GELU_TANH,
@@ -246,6 +252,7 @@ ARCHITECTURES = (
         defaults={
             **SIZES,
             **TWO_ROPES,
+            "num_key_value_heads": 4,
             "sliding_window": 512,
             "num_kv_shared_layers": 0,
             "hidden_size_per_layer_input": 256,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmedge.convert.architecture import Architecture
-from llmedge.convert.edits import EXPERT_EDITS, EXPERTS
+from llmedge.convert.edits import EXPERT_EDITS, EXPERTS, GATING, SHARED_EXPERTS
 from llmedge.convert.guards import equals
 from llmedge.convert.hyperparameters import rope_dimensions
 
@@ -13,12 +13,10 @@ if TYPE_CHECKING:
     from llmedge.convert.config import Config
     from llmedge.gguf.writer import Value
 
-_SIGMOID = 2  # LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID
-
 
 def _experts(config: Config) -> dict[str, Value | None]:
     return rope_dimensions(config) | {
-        "expert_gating_func": _SIGMOID,
+        "expert_gating_func": GATING["sigmoid"],
         "expert_shared_count": config.integer("n_shared_experts"),
         "expert_weights_norm": config.flag("norm_topk_prob"),
         "expert_weights_scale": config.number("routed_scaling_factor"),
@@ -38,7 +36,12 @@ ARCHITECTURES = (
             "mlp.gate_up_proj": "ffn_up",
         },
         metadata=rope_dimensions,
-        defaults={"head_dim": 128, "partial_rotary_factor": 0.5, "rms_norm_eps": 1.5625e-7},
+        defaults={
+            "head_dim": 128,
+            "num_key_value_heads": 2,
+            "partial_rotary_factor": 0.5,
+            "rms_norm_eps": 1.5625e-7,
+        },
     ),
     Architecture(
         "glm4moe",
@@ -48,14 +51,14 @@ ARCHITECTURES = (
             **EXPERTS,
             "post_attention_layernorm": "post_attention_norm",
             "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
-            "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
-            "mlp.shared_experts.up_proj": "ffn_up_shexp",
-            "mlp.shared_experts.down_proj": "ffn_down_shexp",
+            **SHARED_EXPERTS,
         },
         edits=EXPERT_EDITS,
         metadata=_experts,
+        has_drafts=True,
         guards=(equals("n_group", 1, "llama.cpp chooses among all experts at once"),),
         defaults={
+            "num_key_value_heads": 8,
             "partial_rotary_factor": 0.5,
             "rms_norm_eps": 1e-5,
             "moe_intermediate_size": 1408,

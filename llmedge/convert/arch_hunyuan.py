@@ -66,6 +66,6 @@ ARCHITECTURES = (
         metadata=_experts,
         guards=(NO_BIAS,),
         rope_kinds=_KINDS,
-        defaults={"rms_norm_eps": 1e-5},
+        defaults={"rms_norm_eps": 1e-5, "num_experts": 1, "num_experts_per_tok": 1},
     ),
 )

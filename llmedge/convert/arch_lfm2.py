@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmedge.convert.architecture import Architecture
-from llmedge.convert.edits import drop_unit_axes
+from llmedge.convert.edits import GATING, drop_unit_axes
 from llmedge.convert.guards import equals, is_on, layer_types, with_bias, without_bias
 
 if TYPE_CHECKING:
     from llmedge.convert.config import Config
     from llmedge.gguf.writer import Value
 
-_SIGMOID = 2
 _NAMES = {"embedding_norm": "token_embd_norm"}
 _BLOCK = {
     "operator_norm": "attn_norm",
@@ -74,7 +73,7 @@ def _dense(config: Config) -> dict[str, Value | None]:
 def _experts(config: Config) -> dict[str, Value | None]:
     return _convolutions(config) | {
         "leading_dense_block_count": config.integer("num_dense_layers"),
-        "expert_gating_func": _SIGMOID,
+        "expert_gating_func": GATING["sigmoid"],
     }
 
 

@@ -54,6 +54,7 @@ ARCHITECTURES = (
         rope_kinds=frozenset({"default", *LONGROPE}),
         defaults={
             "rms_norm_eps": 1e-5,
+            "num_key_value_heads": 40,
             "scale_emb": 12,
             "scale_depth": 1.4,
             "dim_model_base": 256,

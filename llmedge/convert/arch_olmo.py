@@ -27,6 +27,16 @@ def _olmo(config: Config) -> dict[str, Value | None]:
     }
 
 
+def _olmo3(config: Config) -> dict[str, Value | None]:
+    sliding = sliding_layers(config, 4)
+    if not any(sliding):
+        return {}  # llama.cpp ends the process where a window is in no layer
+    return {
+        "attention.sliding_window": config.integer("sliding_window"),
+        "attention.sliding_window_pattern": sliding,
+    }
+
+
 def _has_plain_local_rope(config: Config) -> bool:
     local = config.local_rope
     return not local.values or (local.kind == "default" and local.theta == config.rope.theta)
@@ -54,10 +64,7 @@ ARCHITECTURES = (
         "OLMo 3",
         ("Olmo3ForCausalLM",),
         block=_POST_NORMS,
-        metadata=lambda config: {
-            "attention.sliding_window": config.integer("sliding_window"),
-            "attention.sliding_window_pattern": sliding_layers(config, 4),
-        },
+        metadata=_olmo3,
         guards=(
             NO_BIAS,
             UNTIED,

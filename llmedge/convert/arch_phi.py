@@ -48,6 +48,6 @@ ARCHITECTURES = (
         metadata=_phi3,
         extra=longrope_factors,
         rope_kinds=frozenset({"default", *LONGROPE}),
-        defaults={"original_max_position_embeddings": 4096},
+        defaults={"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096},
     ),
 )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llmedge.convert.rows import Index, Rows
     from llmedge.gguf.writer import Value
 
+_EPSILON = {"rms_norm_eps": 1e-6}
 _MTP = ("mtp.*", "model.mtp.*")
 
 _FULL_ATTENTION = is_off("use_sliding_window", "llama.cpp lets all layers see all positions")
@@ -138,6 +139,7 @@ _LINEAR_BLOCK = {
     "linear_attn.out_proj": "ssm_out",
 }
 _LINEAR_DEFAULTS = {
+    **_EPSILON,
     "head_dim": 256,
     "partial_rotary_factor": 0.25,
     "linear_conv_kernel_dim": 4,
@@ -178,20 +180,26 @@ def _shared_expert(config: Config) -> dict[str, Value | None]:
 
 
 ARCHITECTURES = (
-    Architecture("qwen2", "Qwen 2, 2.5", ("Qwen2ForCausalLM",), guards=(_FULL_ATTENTION,)),
+    Architecture(
+        "qwen2",
+        "Qwen 2, 2.5",
+        ("Qwen2ForCausalLM",),
+        guards=(_FULL_ATTENTION,),
+        defaults={"num_key_value_heads": 32, **_EPSILON},
+    ),
     Architecture(
         "qwen3",
         "Qwen 3",
         ("Qwen3ForCausalLM",),
         guards=(_FULL_ATTENTION, NO_BIAS),
-        defaults={"head_dim": 128},
+        defaults={"head_dim": 128, "num_key_value_heads": 32, **_EPSILON},
     ),
     Architecture(
         "qwen3",
         "Qwen 3 Embedding",
         ("Qwen3Model",),
         guards=(_FULL_ATTENTION, NO_BIAS),
-        defaults={"head_dim": 128},
+        defaults={"head_dim": 128, "num_key_value_heads": 32, **_EPSILON},
         is_encoder=True,
     ),
     Architecture(
@@ -208,6 +216,8 @@ ARCHITECTURES = (
             UNTIED,
         ),
         defaults={
+            **_EPSILON,
+            "num_key_value_heads": 16,
             "num_experts": 60,
             "num_experts_per_tok": 4,
             "moe_intermediate_size": 1408,
@@ -227,6 +237,8 @@ ARCHITECTURES = (
             NORMALISED,
         ),
         defaults={
+            **_EPSILON,
+            "num_key_value_heads": 4,
             "num_experts": 128,
             "num_experts_per_tok": 8,
             "moe_intermediate_size": 768,
@@ -241,7 +253,7 @@ ARCHITECTURES = (
         edits=_SPLIT_EDITS,
         metadata=lambda config: _linear_attention(config) | _rope_sections(config),
         guards=(NO_BIAS, _ONE_WIDTH),
-        defaults=_LINEAR_DEFAULTS,
+        defaults={**_LINEAR_DEFAULTS, "num_key_value_heads": 4},
         ignored=(*VISION, *_MTP),
     ),
     Architecture(
@@ -256,6 +268,7 @@ ARCHITECTURES = (
         guards=(NO_BIAS, _ONE_WIDTH),
         defaults={
             **_LINEAR_DEFAULTS,
+            "num_key_value_heads": 2,
             "num_experts": 256,
             "num_experts_per_tok": 8,
             "moe_intermediate_size": 512,
@@ -285,6 +298,7 @@ ARCHITECTURES = (
         guards=(NO_BIAS, _ONE_WIDTH, *_ALL_SPARSE, NORMALISED),
         defaults={
             **_LINEAR_DEFAULTS,
+            "num_key_value_heads": 2,
             "num_experts": 512,
             "num_experts_per_tok": 10,
             "moe_intermediate_size": 512,

@@ -15,6 +15,6 @@ ARCHITECTURES = (
             is_off("attention_out_bias", "llama.cpp has no bias after attention here"),
             is_off("mlp_bias", "llama.cpp has no biases in feed-forward layers here"),
         ),
-        defaults={"head_dim": 128},
+        defaults={"head_dim": 128, "num_key_value_heads": 8, "rms_norm_eps": 1e-6},
     ),
 )

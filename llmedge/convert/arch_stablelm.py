@@ -17,6 +17,10 @@ ARCHITECTURES = (
         },
         metadata=lambda config: rope_dimensions(config) | layer_norm(config),
         guards=(UNTIED,),
-        defaults={"partial_rotary_factor": 0.25, "layer_norm_eps": 1e-5},
+        defaults={
+            "num_key_value_heads": 32,
+            "partial_rotary_factor": 0.25,
+            "layer_norm_eps": 1e-5,
+        },
     ),
 )

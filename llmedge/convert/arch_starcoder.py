@@ -65,6 +65,6 @@ ARCHITECTURES = (
         metadata=_starcoder2,
         guards=(with_bias("use_bias"),),
         activations=GELU,
-        defaults={"norm_epsilon": 1e-5, "tie_word_embeddings": True},
+        defaults={"norm_epsilon": 1e-5, "num_key_value_heads": 2, "tie_word_embeddings": True},
     ),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ class Architecture:
         defaults: What a silent `config.json` means.
         ignored: Patterns of tensors that are left out knowingly.
         is_encoder: Whether it makes embeddings instead of text.
+        has_drafts: Whether checkpoints have blocks after the last one that draft tokens, as many as
+            `num_nextn_predict_layers` says; they are left out.
         has_dense: Whether llama.cpp computes dense layers after pooling.
         variant: What a checkpoint of the same class becomes instead, by its configuration.
     """
@@ -110,6 +112,7 @@ class Architecture:
     defaults: Mapping[str, object] = field(default_factory=dict[str, object])
     ignored: tuple[str, ...] = ()
     is_encoder: bool = False
+    has_drafts: bool = False
     has_dense: bool = False
     variant: Callable[[Config], Architecture | None] = lambda _: None
 
@@ -129,9 +132,15 @@ class Architecture:
         return None if layer is None or inner not in self.numbers else (self.numbers[inner], layer)
 
     def is_beyond(self, name: str, n_layers: int) -> bool:
-        """Whether a tensor belongs to a block after the last one, such as for drafting tokens."""
+        """Whether a tensor belongs to a block after the last one."""
         layer, _ = self._locate(name)
         return layer is not None and layer >= n_layers
+
+    def is_draft(self, name: str, config: Config) -> bool:
+        """Whether a tensor belongs to a block that only drafts tokens."""
+        n_drafts = config.integer("num_nextn_predict_layers", 0) if self.has_drafts else 0
+        is_after = self.is_beyond(name, config.n_layers)
+        return is_after and not self.is_beyond(name, config.n_layers + n_drafts)
 
     def _locate(self, name: str) -> tuple[int | None, str]:
         """Part a name into the number of its block and what it is called there."""
@@ -153,6 +162,17 @@ class Architecture:
             if any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 return edit
         return None
+
+
+def with_rope(architecture: Architecture, rope: Mapping[str, object]) -> Architecture:
+    """Return an architecture whose class fills in all of `rope_parameters` where none are given."""
+    silent = replace(architecture, defaults={**architecture.defaults, "rope_parameters": rope})
+
+    def variant(config: Config) -> Architecture | None:
+        is_given = config.has("rope_parameters") or config.has("rope_scaling")
+        return None if is_given else silent
+
+    return replace(architecture, variant=variant)
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,14 @@ EXPERTS = {
     "mlp.experts.*.up_proj": "ffn_up_exps",
     "mlp.experts.*.down_proj": "ffn_down_exps",
 }
+# The experts that every token goes through, where they are several and called so.
+SHARED_EXPERTS = {
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp",
+}
+# What a router makes of its scores: `llama_expert_gating_func_type` in llama.cpp.
+GATING = {"softmax": 1, "sigmoid": 2}
 EXPERT_EDITS: Mapping[str, Edit] = {"ffn_gate_up_exps.weight": split_gate_up}
 
 

@@ -8,6 +8,8 @@ from llmedge.convert.architecture import Guard
 from llmedge.core.errors import IntegrityError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from llmedge.convert.config import Config
 
 
@@ -39,6 +41,19 @@ def without_bias(field: str) -> Guard:
 def with_bias(field: str) -> Guard:
     """Return the guard of layers that must have one."""
     return is_on(field, "llama.cpp adds a bias in any case", default=True)
+
+
+def has_window(sliding: Callable[[Config], Sequence[bool]]) -> Guard:
+    """Return the guard of models that must have a layer with a window.
+
+    Args:
+        sliding: Which layers have one.
+    """
+    return Guard(
+        "layer_types",
+        lambda config: any(sliding(config)),
+        "llama.cpp ends the process where no layer has a window",
+    )
 
 
 NO_BIAS = is_off("attention_bias", "llama.cpp has no bias after attention here")

@@ -92,13 +92,13 @@ def _place(
         return embedding is None or _are_equal(rows, embedding)
 
     for name, rows in tensors.items():
-        if architecture.ignores(name) or architecture.is_beyond(name, config.n_layers):
+        if architecture.ignores(name) or architecture.is_draft(name, config):
             ignored.append(name)
             continue
         place = architecture.place(name)
         if is_tied and place is not None and place.name == _OUTPUT and repeats(rows):
             ignored.append(name)
-        elif place is None:
+        elif place is None or architecture.is_beyond(name, config.n_layers):
             homeless.append(name)
         elif place.expert is None:
             placed.append((place, rows))

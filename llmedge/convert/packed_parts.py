@@ -193,8 +193,6 @@ def _check_shape(name: str, shape: tuple[int, ...], wanted: tuple[int | None, ..
     ):
         expected = ", ".join("…" if want is None else str(want) for want in wanted)
         raise IntegrityError(f"tensor {name} has the shape {list(shape)}, not [{expected}]", _AGAIN)
-    if 0 in shape:
-        raise IntegrityError(f"tensor {name} has the shape {list(shape)}: it is empty", _AGAIN)
 
 
 class Latest(Generic[T]):

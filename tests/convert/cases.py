@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.convert import (
     cases_apertus,
     cases_arcee,
@@ -32,6 +34,7 @@ from tests.convert import (
     cases_stablelm,
     cases_starcoder,
 )
+from tests.convert.parity import LONG
 
 _FAMILIES = (
     cases_apertus,
@@ -64,5 +67,18 @@ _FAMILIES = (
     cases_starcoder,
 )
 
-CASES = tuple(case for family in _FAMILIES for case in family.CASES)
+_CASES = tuple(case for family in _FAMILIES for case in family.CASES)
+# One of each kind of rope, of window and of state also runs long.
+_LONG = (
+    *("llama", "llama-3", "qwen3-yarn", "deepseek-3-yarn", "ministral3"),
+    *("phi3-longrope", "minicpm3-longrope-long", "gemma3"),
+    *("gemma2", "gemma4-moe", "gemma-embedding", "cohere2", "olmo3", "olmo3-yarn"),
+    *("gpt-oss", "exaone4-window", "modern-bert-silu"),
+    *("mamba", "mamba2", "jamba", "granite-hybrid", "falcon-h1", "qwen3-next", "lfm2"),
+)
+_BY_NAME = {case.name: case for case in _CASES}
+CASES = (
+    *_CASES,
+    *(replace(_BY_NAME[name], name=f"{name}-long", n_tokens=LONG) for name in _LONG),
+)
 GUARDS = tuple(guard for family in _FAMILIES for guard in family.GUARDS)

@@ -14,6 +14,7 @@ def apertus(name: str, **settings: Any) -> Case:
 
 CASES = (
     apertus("apertus", rope_parameters=LLAMA3_ROPE),
+    Case("apertus-silent", "apertus", "ApertusForCausalLM", written={"rope_parameters": None}),
     apertus("apertus-bias", attention_bias=True, rope_parameters={"rope_theta": 1e4}),
 )
 

@@ -42,5 +42,6 @@ GUARDS = (
     GuardCase("tie_word_embeddings", cohere("cohere", tie_word_embeddings=False)),
     GuardCase("use_qk_norm", cohere("cohere", use_qk_norm=True)),
     GuardCase("attention_bias", cohere2("cohere2", attention_bias=True)),
+    GuardCase("layer_types", cohere2("cohere2", layer_types=5 * ["full_attention"]), is_fatal=True),
     GuardCase("tie_word_embeddings", cohere2("cohere2", tie_word_embeddings=False)),
 )

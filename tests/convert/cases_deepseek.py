@@ -71,8 +71,14 @@ GUARDS = (
         "rope_parameters",
         Case("deepseek-mscale", *THREE, V3 | {"rope_parameters": YARN | {"mscale": 0.5}}),
     ),
-    GuardCase("q_lora_rank", Case("deepseek-26", *TWO, BIG | TWENTY_SIX)),
-    GuardCase("attention_bias", Case("deepseek-bias", *TWO, BIG | {"attention_bias": True})),
+    GuardCase(
+        "rope_parameters",
+        Case("deepseek-2-mscale", *TWO, BIG | {"rope_parameters": YARN | {"mscale": 0.5}}),
+    ),
+    GuardCase("q_lora_rank", Case("deepseek-2-26", *TWO, BIG | TWENTY_SIX)),
+    GuardCase("q_lora_rank", Case("deepseek-3-26", *THREE, V3 | TWENTY_SIX)),
+    GuardCase("attention_bias", Case("deepseek-2-bias", *TWO, BIG | {"attention_bias": True})),
+    GuardCase("attention_bias", Case("deepseek-3-bias", *THREE, V3 | {"attention_bias": True})),
     GuardCase("mlp_bias", Case("deepseek-mlp-bias", *TWO, BIG | {"mlp_bias": True})),
     GuardCase("norm_topk_prob", Case("deepseek-norm", *TWO, BIG | {"norm_topk_prob": True})),
     GuardCase(

@@ -92,6 +92,13 @@ CASES = (
         MODERN | {"layer_types": ["sliding_attention", "full_attention"] * 2 + ["full_attention"]},
         GELU,
     ),
+    Case(
+        "modern-bert-no-window",
+        "modernbert",
+        "ModernBertModel",
+        MODERN | {"layer_types": 5 * ["full_attention"]},
+        GELU,
+    ),
     Case("roberta-reranker", "roberta", "RobertaForSequenceClassification", ONE_LABEL),
     Case("xlm-r-reranker", *XLM_RERANKER, ONE_LABEL),
     Case("xlm-r-labels", *XLM_RERANKER, ROBERTA | {"num_labels": 12}, GELU),
@@ -112,7 +119,16 @@ GUARDS = (
         "activation",
         Case("distilbert-relu", "distilbert", "DistilBertModel", DISTIL | {"activation": "relu"}),
     ),
-    GuardCase("is_decoder", Case("bert-causal", "bert", "BertModel", BERT | {"is_decoder": True})),
+    *(
+        GuardCase(
+            "is_decoder", Case("causal", model_type, class_name, settings | {"is_decoder": True})
+        )
+        for model_type, class_name, settings in (
+            ("bert", "BertModel", BERT),
+            ("roberta", "RobertaModel", ROBERTA),
+            ("roberta", "RobertaForSequenceClassification", ROBERTA | {"num_labels": 12}),
+        )
+    ),
     *(
         GuardCase(
             name,
@@ -134,8 +150,9 @@ GUARDS = (
         }.items()
     ),
     *(
-        GuardCase(name, Case(name, "modernbert", "ModernBertModel", MODERN | {name: True}))
+        GuardCase(name, Case(name, "modernbert", class_name, MODERN | {name: True}))
         for name in ("attention_bias", "mlp_bias", "norm_bias")
+        for class_name in ("ModernBertModel", "ModernBertForSequenceClassification")
     ),
     GuardCase(
         "classifier_bias",

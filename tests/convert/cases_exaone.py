@@ -27,4 +27,11 @@ CASES = (
     ),
 )
 
-GUARDS = (GuardCase("sliding_window", Case("exaone4-few-layers", *EXAONE, {"sliding_window": 8})),)
+GUARDS = (
+    GuardCase("sliding_window", Case("exaone4-few-layers", *EXAONE, {"sliding_window": 8})),
+    GuardCase(
+        "layer_types",
+        Case("exaone4-no-window", *EXAONE, LARGE | {"layer_types": 64 * ["full_attention"]}),
+        is_fatal=True,
+    ),
+)

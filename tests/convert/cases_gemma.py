@@ -95,6 +95,16 @@ CASES = (
     ),
     gemma3("gemma3"),
     gemma3("gemma3-untied-capped", tie_word_embeddings=False, final_logit_softcapping=10.0),
+    gemma3("gemma3-no-window", layer_types=7 * ["full_attention"]),
+    # as Rnj says it
+    Case(
+        "gemma3-period-of-one",
+        "gemma3_text",
+        "Gemma3ForCausalLM",
+        {**GEMMA3, "sliding_window_pattern": 1},
+        GELU,
+        written={"layer_types": None, "sliding_window_pattern": 1},
+    ),
     gemma3("gemma3-pattern", layer_types=["full_attention", *6 * ["sliding_attention"]]),
     Case(
         "gemma3-2025",
@@ -229,6 +239,7 @@ GUARDS = (
     ),
     GuardCase("attention_bias", gemma2("gemma2", attention_bias=True)),
     GuardCase("tie_word_embeddings", gemma2("gemma2", tie_word_embeddings=False)),
+    GuardCase("layer_types", gemma2("gemma2", layer_types=3 * [FULL]), is_fatal=True),
     GuardCase("query_pre_attn_scalar", gemma2("gemma2", query_pre_attn_scalar=256)),
     GuardCase("attn_logit_softcapping", gemma2("gemma2", attn_logit_softcapping=None)),
     GuardCase("final_logit_softcapping", gemma2("gemma2", final_logit_softcapping=None)),
@@ -248,6 +259,26 @@ GUARDS = (
     GuardCase("altup_correct_scale", gemma3n("gemma3n", altup_correct_scale=False)),
     GuardCase("laurel_rank", gemma3n("gemma3n", laurel_rank=32)),
     GuardCase("hidden_size_per_layer_input", gemma3n("gemma3n", hidden_size_per_layer_input=32)),
+    GuardCase(
+        "layer_types",
+        gemma3n("gemma3n", num_hidden_layers=20, num_kv_shared_layers=0, layer_types=20 * [FULL]),
+        is_fatal=True,
+    ),
+    GuardCase(
+        "layer_types",
+        gemma4("gemma4", num_kv_shared_layers=0, layer_types=6 * [FULL]),
+        is_fatal=True,
+    ),
+    GuardCase(
+        "layer_types",
+        Case(
+            "gemma-embedding",
+            "gemma3_text",
+            "Gemma3TextModel",
+            {**EMBEDDING, "layer_types": 7 * [FULL]},
+        ),
+        is_fatal=True,
+    ),
     GuardCase("use_bidirectional_attention", gemma4("gemma4", use_bidirectional_attention="all")),
     GuardCase("attention_bias", gemma4("gemma4", attention_bias=True)),
     GuardCase("rope_parameters", gemma4("gemma4", rope_parameters=GEMMA4_LOCAL_ROPE)),

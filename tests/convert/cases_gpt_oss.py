@@ -46,6 +46,7 @@ CASES = (
 
 GUARDS = (
     GuardCase("tie_word_embeddings", gpt_oss("gpt-oss", tie_word_embeddings=True)),
+    GuardCase("layer_types", gpt_oss("gpt-oss", layer_types=4 * [FULL]), is_fatal=True),
     GuardCase("attention_bias", gpt_oss("gpt-oss", attention_bias=False)),
     GuardCase("swiglu_alpha", gpt_oss("gpt-oss", swiglu_alpha=1.0)),
     GuardCase("swiglu_limit", gpt_oss("gpt-oss", swiglu_limit=1.0)),

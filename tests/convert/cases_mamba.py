@@ -37,9 +37,11 @@ CASES = (
 )
 
 GUARDS = (
-    GuardCase("use_conv_bias", Case("mamba-conv", *MAMBA, PLAIN | {"use_conv_bias": False})),
-    GuardCase("use_bias", Case("mamba-bias", *MAMBA, PLAIN | {"use_bias": True})),
-    GuardCase("expand", Case("mamba-wide", *MAMBA, PLAIN | {"expand": 3})),
+    *(
+        GuardCase(field, Case(f"{model[0]}-{field}", *model, PLAIN | {field: value}))
+        for model in (MAMBA, FALCON)
+        for field, value in {"use_conv_bias": False, "use_bias": True, "expand": 3}.items()
+    ),
     GuardCase("mixer_rms_eps", Case("falcon-epsilon", *FALCON, PLAIN | {"mixer_rms_eps": 0.3})),
     GuardCase("use_conv_bias", Case("mamba2-conv", *MAMBA2, HEADS | {"use_conv_bias": False})),
     GuardCase("use_bias", Case("mamba2-bias", *MAMBA2, HEADS | {"use_bias": True})),

@@ -48,6 +48,13 @@ CASES = (
         "Ministral3ForCausalLM",
         MINISTRAL3 | {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 0.3}},
     ),
+    Case(
+        "ministral3-silent",
+        "ministral3",
+        "Ministral3ForCausalLM",
+        {"head_dim": 32},
+        written={"rope_parameters": None},
+    ),
     Case("mistral3-ministral", *MISTRAL3, with_vision("ministral3", MINISTRAL3)),
     Case("mistral3", *MISTRAL3, with_vision("mistral", {"head_dim": 32, "sliding_window": None})),
     Case(

@@ -37,6 +37,7 @@ CASES = (
     olmo("olmo-tied-clipped", tie_word_embeddings=True, clip_qkv=0.5),
     olmo2("olmo2"),
     olmo3("olmo3"),
+    olmo3("olmo3-no-window", layer_types=5 * ["full_attention"]),
     olmo3("olmo3-yarn", rope_parameters=ROPES),
     Case(
         "olmo3-2025",
@@ -58,6 +59,8 @@ GUARDS = (
     GuardCase("attention_bias", olmo("olmo", attention_bias=True)),
     GuardCase("attention_bias", olmo2("olmo2", attention_bias=True)),
     GuardCase("tie_word_embeddings", olmo2("olmo2", tie_word_embeddings=True)),
+    GuardCase("attention_bias", olmo3("olmo3", attention_bias=True)),
+    GuardCase("tie_word_embeddings", olmo3("olmo3", tie_word_embeddings=True)),
     GuardCase("rope_parameters", olmo3("olmo3", rope_parameters=OTHER_ROPES)),
     GuardCase("attention_bias", olmoe("olmoe", attention_bias=True)),
     GuardCase("tie_word_embeddings", olmoe("olmoe", tie_word_embeddings=True)),

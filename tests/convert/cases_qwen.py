@@ -135,8 +135,13 @@ GUARDS = (
     GuardCase("use_sliding_window", Case("qwen2", "qwen2", "Qwen2ForCausalLM", SLIDING)),
     GuardCase("use_sliding_window", Case("qwen3", "qwen3", "Qwen3ForCausalLM", HEADS | SLIDING)),
     GuardCase(
-        "attention_bias",
-        Case("qwen3", "qwen3", "Qwen3ForCausalLM", {**HEADS, "attention_bias": True}),
+        "use_sliding_window", Case("qwen3-embedding", "qwen3", "Qwen3Model", HEADS | SLIDING)
+    ),
+    *(
+        GuardCase(
+            "attention_bias", Case("qwen3", "qwen3", class_name, {**HEADS, "attention_bias": True})
+        )
+        for class_name in ("Qwen3ForCausalLM", "Qwen3Model")
     ),
     *(
         GuardCase(name, Case(model, model, class_name, {**settings, **changes}))

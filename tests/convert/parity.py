@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 Tensors: TypeAlias = "dict[str, torch.Tensor]"
 N_VOCAB, N_TOKENS = 320, 24
+LONG = 400
+N_CTX, N_UBATCH = 256, 64
 SMALL = {
     "vocab_size": N_VOCAB,
     "hidden_size": 64,
@@ -73,6 +75,8 @@ class Case:
             transformers holds them in memory.
         layout: What else is done to the tensors before they are saved.
         renamed: Parts of tensor names → what they are in checkpoints that are older still.
+        n_tokens: How many the two are compared on: `LONG` for what only shows when windows have
+            moved on, ropes turned often, and states forgotten.
         saved_as: The class that holds this one, where it cannot be made here: then `config.json`
             names it and has the settings as its `text_config`.
     """
@@ -87,6 +91,7 @@ class Case:
     renamed: Mapping[str, str] = field(default_factory=dict)
     layout: Callable[[Tensors], Tensors] = dict
     saved_as: str | None = None
+    n_tokens: int = N_TOKENS
 
     @property
     def converted_class(self) -> str:
@@ -182,8 +187,8 @@ def _renamed(name: str, parts: Mapping[str, str]) -> str:
     return name
 
 
-def tokens() -> list[int]:
-    return [int(token) for token in np.random.default_rng(5).integers(3, N_VOCAB, N_TOKENS)]
+def tokens(n_tokens: int = N_TOKENS) -> list[int]:
+    return [int(token) for token in np.random.default_rng(5).integers(3, N_VOCAB, n_tokens)]
 
 
 def compute_like_ggml(model: Any) -> None:
@@ -211,13 +216,15 @@ def sample_topk(x: torch.Tensor) -> torch.Tensor:
     return torch.relu(x - cutoff)
 
 
-def original_outputs(model: Any, *, is_encoder: bool = False) -> NDArray[np.float32]:
+def original_outputs(
+    model: Any, n_tokens: int = N_TOKENS, *, is_encoder: bool = False
+) -> NDArray[np.float32]:
     """Return the original's `(n_tokens, n_vocab)` logits or `(n_tokens, n_embd)` embeddings.
 
     Of a reranker it is one row of scores.
     """
     compute_like_ggml(model)
-    ids = torch.tensor([tokens()])
+    ids = torch.tensor([tokens(n_tokens)])
     with torch.no_grad():
         if hasattr(model, "classifier"):
             return model(ids).logits.float().numpy()
@@ -260,13 +267,22 @@ def convert(
     return path
 
 
-def llama_cpp_outputs(path: Path, *, is_encoder: bool = False) -> NDArray[np.float32]:
+def llama_cpp_outputs(
+    path: Path, n_tokens: int = N_TOKENS, *, is_encoder: bool = False
+) -> NDArray[np.float32]:
     """Return llama.cpp's logits, embeddings without pooling, or scores."""
     options = ContextOptions(
-        n_ctx=256, n_batch=64, type_k="f32", type_v="f32", flash_attention="off", n_threads=1
+        n_ctx=max(N_CTX, n_tokens),
+        n_batch=n_tokens,
+        # encoders see all at once; others carry windows and states from piece to piece
+        n_ubatch=n_tokens if is_encoder else N_UBATCH,
+        type_k="f32",
+        type_v="f32",
+        flash_attention="off",
+        n_threads=1,
     )
-    with Model.load(path) as model, Context(model, options) as context, Batch(64) as batch:
-        batch.fill(tokens(), 0, n_logits=N_TOKENS)
+    with Model.load(path) as model, Context(model, options) as context, Batch(n_tokens) as batch:
+        batch.fill(tokens(n_tokens), 0, n_logits=n_tokens)
         if not is_encoder:
             assert context.decode(batch) is DecodeResult.OK
             return context.logits().copy()
@@ -277,7 +293,7 @@ def llama_cpp_outputs(path: Path, *, is_encoder: bool = False) -> NDArray[np.flo
             shape = (1, lib.llama_model_n_cls_out(model.pointer))
             scores = lib.llama_get_embeddings_seq(context.pointer, 0)
             return np.ctypeslib.as_array(scores, shape=shape).copy()
-        shape = (N_TOKENS, lib.llama_model_n_embd(model.pointer))
+        shape = (n_tokens, lib.llama_model_n_embd(model.pointer))
         return np.ctypeslib.as_array(lib.llama_get_embeddings(context.pointer), shape=shape).copy()
 
 
@@ -297,8 +313,8 @@ def difference(case: Case, folder: Path, *, guarded: bool = True) -> Difference:
     path = convert(folder / "checkpoint", folder / "model.gguf", guarded=guarded)
     is_encoder = find_architecture(read_config(folder / "checkpoint")).is_encoder
     return compare(
-        original_outputs(model, is_encoder=is_encoder),
-        llama_cpp_outputs(path, is_encoder=is_encoder),
+        original_outputs(model, case.n_tokens, is_encoder=is_encoder),
+        llama_cpp_outputs(path, case.n_tokens, is_encoder=is_encoder),
     )
 
 

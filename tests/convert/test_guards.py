@@ -31,8 +31,8 @@ def test_a_guard_prevents_wrong_logits(guarded: GuardCase, tmp_path: Path):
 
 
 def test_every_guard_has_a_case():
-    shown = {(BY_CLASS[guarded.case.converted_class].name, guarded.field) for guarded in GUARDS}
-    stated = {(each.name, guard.field) for each in ARCHITECTURES for guard in each.guards}
+    shown = {(BY_CLASS[each.case.converted_class].classes, each.field) for each in GUARDS}
+    stated = {(each.classes, guard.field) for each in ARCHITECTURES for guard in each.guards}
     assert stated == shown
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_block_after_the_last_one_is_left_out(tmp_path: Path):
+def test_a_block_that_drafts_tokens_is_left_out(tmp_path: Path):
     make_checkpoint(Case("drafts", *THREE, V3), tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     after = {

@@ -6,7 +6,7 @@ import pytest
 from llmedge.convert.architecture import BLOCK, Architecture, Place
 from llmedge.convert.config import Config
 from llmedge.convert.edits import split_gate_up
-from llmedge.convert.mapping import map_tensors
+from llmedge.convert.mapping import MappedTensors, map_tensors
 from llmedge.convert.registry import BY_CLASS
 from llmedge.convert.rows import Rows, constant
 from llmedge.core.errors import IntegrityError, UnsupportedError
@@ -139,22 +139,39 @@ def test_two_tensors_for_one_place_are_an_error():
         map_tensors(ARCHITECTURE, CONFIG, {"model.norm.weight": rows(3), "norm.weight": rows(3)})
 
 
-ONE_LAYER = Config({"architectures": ["Glm4MoeForCausalLM"], "num_hidden_layers": 1})
 ROWS = constant([1.0])
+AFTER: tuple[str, ...] = (
+    "model.layers.1.input_layernorm.weight",
+    "model.layers.1.eh_proj.weight",
+    "model.layers.2.eh_proj.weight",
+)
 
 
-def test_blocks_beyond_the_last_are_left_out_knowingly():
-    tensors = {
-        "model.layers.0.input_layernorm.weight": ROWS,
-        "model.layers.1.input_layernorm.weight": ROWS,
-        "model.layers.1.eh_proj.weight": ROWS,
-    }
-    mapped = map_tensors(BY_CLASS["Glm4MoeForCausalLM"], ONE_LAYER, tensors)
+def after_one_layer(class_name: str, **settings: object) -> MappedTensors:
+    config = Config({"architectures": [class_name], "num_hidden_layers": 1, **settings})
+    tensors = dict.fromkeys(("model.layers.0.input_layernorm.weight", *AFTER), ROWS)
+    return map_tensors(BY_CLASS[class_name], config, tensors)
+
+
+def test_blocks_that_draft_tokens_are_left_out_knowingly():
+    mapped = after_one_layer("Glm4MoeForCausalLM", num_nextn_predict_layers=2)
     assert set(mapped.rows) == {"blk.0.attn_norm.weight"}
-    assert mapped.ignored == (
-        "model.layers.1.input_layernorm.weight",
-        "model.layers.1.eh_proj.weight",
-    )
+    assert mapped.ignored == AFTER
+
+
+@pytest.mark.parametrize(
+    ("class_name", "settings", "named"),
+    [
+        ("Glm4MoeForCausalLM", {"num_nextn_predict_layers": 1}, r"layers\.2\.eh_proj.+\(1 such"),
+        ("Glm4MoeForCausalLM", {}, r"layers\.1\.input_layernorm.+\(3 such"),
+        ("LlamaForCausalLM", {"num_nextn_predict_layers": 2}, r"layers\.1\.input_layernorm.+\(3"),
+    ],
+)
+def test_any_other_block_after_the_last_one_is_an_error(
+    class_name: str, settings: dict[str, object], named: str
+):
+    with pytest.raises(UnsupportedError, match=named):
+        after_one_layer(class_name, **settings)
 
 
 def test_tensors_of_one_number_become_a_list_in_the_order_of_their_blocks():

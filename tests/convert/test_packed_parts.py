@@ -64,7 +64,7 @@ def test_exponents_are_read_as_powers_of_two_whether_or_not_their_type_says_so(t
 
 
 def test_a_tensor_taken_must_be_there_and_be_what_is_expected(tmp_path: Path):
-    tensors = {"a": np.zeros((2, 3), np.float32), "empty": np.zeros((0, 3), np.float32)}
+    tensors = {"a": np.zeros((2, 3), np.float32)}
     with store(tmp_path / "checkpoint", tensors) as source:
         ledger = Ledger(source)
         with pytest.raises(IntegrityError, match="b is missing"):
@@ -75,8 +75,6 @@ def test_a_tensor_taken_must_be_there_and_be_what_is_expected(tmp_path: Path):
             ledger.take("a", ("F32",), (2, 3, None))
         with pytest.raises(IntegrityError, match=r"a has the shape \[2, 3\], not \[…, 4\]"):
             ledger.take("a", ("F32",), (None, 4))
-        with pytest.raises(IntegrityError, match="empty"):
-            ledger.take("empty", ("F32",), (None, 3))
         assert ledger.taken == set()
         ledger.take("a", ("F32",), (None, 3))
         assert ledger.taken == {"a"}

@@ -120,6 +120,8 @@ def test_a_folder_without_weights_is_not_found(folder: Path, name: str):
         ({"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 4, 12)}, bytes(12)),
         ({"a": entry("F32", [-2, -1], 0, 8)}, bytes(8)),
         ({"a": entry("X9", [2], 0, 8)}, bytes(8)),
+        ({"a": entry("F32", [0, 2], 0, 0)}, b""),
+        (b"[" * 300_000, b""),
         ({"a": {"dtype": "F32"}}, b""),
         ({"a": entry("F32", [2], -8, 0)}, bytes(8)),
     ],
