@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -182,18 +181,19 @@ class Tree:
 def run_convert(folder: Path, mix: str, output: Path) -> dict[str, float]:
     """Convert in a process of its own; return memory of the tree, CPU and wall time."""
     command = [sys.executable, "-m", "llmedge", "convert", folder, "-t", mix, "-o", output]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = os.times()
     start = time.perf_counter()
     process = subprocess.Popen(
         [str(part) for part in [*command, "--overwrite", "--json"]], stdout=subprocess.PIPE
     )
     tree = Tree(psutil.Process(process.pid))
     out, _ = process.communicate()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    after = os.times()
     if process.returncode:
         sys.exit(f"the conversion failed with {process.returncode}")
     seconds = time.perf_counter() - start
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    cpu = after.children_user + after.children_system
+    cpu -= before.children_user + before.children_system
     report = json.loads(out)["results"][0]
     return {
         "peak_tree_mib": round(tree.join() / (1 << 20), 1),
@@ -208,12 +208,13 @@ def run_convert(folder: Path, mix: str, output: Path) -> dict[str, float]:
 def run_llama_quantize(source: Path, target: Path, mix: str) -> dict[str, float]:
     """Run `llama_model_quantize` alone in a process of its own."""
     command = [sys.executable, __file__, "--bare", source, target, mix]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = os.times()
     process = subprocess.Popen([str(part) for part in command])
     tree = Tree(psutil.Process(process.pid))
     process.wait()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    after = os.times()
+    cpu = after.children_user + after.children_system
+    cpu -= before.children_user + before.children_system
     return {"peak_mib": round(tree.join() / (1 << 20), 1), "cpu_s": round(cpu, 1)}
 
 
