@@ -181,9 +181,9 @@ def _convert_adapter(source: Path, mixes: list[str], flags: ConvertFlags, show: 
 def _verified(source: Path, report: ConversionReport, flags: ConvertFlags) -> ConversionReport:
     from llmedge.convert.verify import verify
     from llmedge.core.settings import load_settings
-    from llmedge.host.cpu import read_cpu
+    from llmedge.host.cpu import choose_threads
 
-    n_threads = flags.threads or load_settings().threads or read_cpu().default_threads
+    n_threads = choose_threads(flags.threads, load_settings().threads)
     note(f"verifying {report.path.name} against transformers …")
     verification = verify(source, report.path, n_threads)
     note(

@@ -33,7 +33,7 @@ from llmedge.gguf.imatrix_file import read_imatrix
 from llmedge.gguf.mixes import Mix, require_imatrix
 from llmedge.gguf.reader import read_header
 from llmedge.gguf.writer import encode_metadata
-from llmedge.host.cpu import read_cpu
+from llmedge.host.cpu import choose_threads
 from llmedge.host.memory import require_free_disk
 from llmedge.runtime.dry_run import check_header
 from llmedge.runtime.library import library_info
@@ -135,7 +135,7 @@ def plan(
             architecture=model.architecture.name,
             max_bytes=options.split_bytes,
         )
-    n_threads = options.n_threads or settings.threads or read_cpu().default_threads
+    n_threads = choose_threads(options.n_threads, settings.threads)
     stream = StreamOptions(n_threads, range_bytes(options.memory_bytes, n_threads))
     report = describe(name, options, model, files, types, tokenizer_report, stream)
     parts = (

@@ -146,3 +146,8 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None
+
+
+def choose_threads(*wishes: int | None) -> int:
+    """Return the first wish that was made, else the performance cores within the limits."""
+    return next((wish for wish in wishes if wish), None) or read_cpu().default_threads

@@ -11,7 +11,7 @@ import llmedge
 from llmedge.core.errors import IntegrityError, UsageError
 from llmedge.gguf.fallbacks import Fallbacks, group_fallbacks
 from llmedge.gguf.reader import Header, read_header
-from llmedge.host.cpu import read_cpu
+from llmedge.host.cpu import choose_threads
 from llmedge.host.memory import require_free_disk
 from llmedge.runtime.first_load import remember
 from llmedge.runtime.library import library_info
@@ -118,7 +118,7 @@ def quantize(
     target = target_path(source, mix, options, settings)
     _check_target(source, target, overwrite=options.overwrite or options.dry_run)
     require_own_sidecar(target)
-    n_threads = options.n_threads or settings.threads or read_cpu().default_threads
+    n_threads = choose_threads(options.n_threads, settings.threads)
     quantizer_options = QuantizerOptions(
         mix.ftype, n_threads, options.allow_requantize, options.max_buffer_bytes
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llmedge.host import cpu as cpu_module
-from llmedge.host.cpu import Cpu, read_cpu, read_cpu_flags
+from llmedge.host.cpu import Cpu, choose_threads, read_cpu, read_cpu_flags
 
 
 @pytest.fixture
@@ -94,3 +94,9 @@ def test_flags_come_from_x86_and_from_arm(tmp_path: Path):
     assert read_cpu_flags(tmp_path) == {"asimddp", "i8mm"}
     info.unlink()
     assert read_cpu_flags(tmp_path) == frozenset()
+
+
+def test_the_first_wish_for_threads_counts_and_the_machine_decides_without():
+    assert choose_threads(3, 5) == 3
+    assert choose_threads(None, 5) == 5
+    assert choose_threads(None, None) == read_cpu().default_threads
