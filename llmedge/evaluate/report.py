@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import llmedge
 from llmedge.core.errors import UsageError
 from llmedge.host.memory import read_memory
-from llmedge.measure.corpus import Corpus, read_chunks
 from llmedge.measure.kl_divergence import Divergence, DivergenceMeter
 from llmedge.measure.logits import decode_in_step, rows_at_once
+from llmedge.measure.model_text import ModelText
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.first_load import ensure_loads, require_text
 from llmedge.runtime.library import library_info
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from llmedge.core.progress import Progress, Task
     from llmedge.core.settings import Settings
     from llmedge.gguf.reader import Header
+    from llmedge.measure.corpus import Corpus
 
 SCHEMA = "llmedge.evaluate/1"
 # Models that together stay below this share of the free memory are run in step with the reference,
@@ -178,23 +179,14 @@ def _measure(
     options: EvaluateOptions,
     task: Task,
 ) -> None:
-    vocab = contexts[0].model.vocab
-    n_bytes = 0
-
-    def tokenize(text: str) -> list[int]:
-        nonlocal n_bytes
-        n_bytes += len(text.encode())
-        return vocab.tokenize(text)
-
-    bos = vocab.bos if vocab.adds_bos else None
-    chunks = read_chunks(corpus, tokenize, n_ctx=options.n_ctx, bos=bos)
-    for index, chunk in enumerate(chunks):
+    text = ModelText(contexts[0].model)
+    for index, chunk in enumerate(text.chunks(corpus, options.n_ctx)):
         if options.max_chunks is not None and index >= options.max_chunks:
             break
         for step in decode_in_step(contexts, chunk):
             for meter, logits in zip(meters, step.logits[1:], strict=True):
                 meter.add(step.logits[0], logits, step.next_tokens)
-        task.update(n_bytes, f"chunk {index + 1}")
+        task.update(text.n_bytes, f"chunk {index + 1}")
 
 
 def _record(evaluations: Sequence[Evaluation], settings: Settings) -> None:

@@ -5,6 +5,7 @@ Knows nothing of models: it is given a function that turns text into tokens.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,7 +16,29 @@ from llmedge.core.errors import NotFoundError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-LANGUAGES = {"en": "English", "hi": "Hindi"}
+LANGUAGES = {
+    "en": "English",
+    "hi": "Hindi",
+    "mr": "Marathi",
+    "bn": "Bengali",
+    "ta": "Tamil",
+    "te": "Telugu",
+    "kn": "Kannada",
+    "ml": "Malayalam",
+    "gu": "Gujarati",
+    "pa": "Punjabi",
+    "or": "Odia",
+    "ur": "Urdu",
+    "hi-Latn": "romanised Hindi",
+}
+# What is shipped twice: texts to calibrate with, and others to measure on.
+KINDS = {
+    **LANGUAGES,
+    "code": "program code",
+    "maths": "mathematics",
+    "chat": "conversations in the model's own template",
+}
+_CONVERSATIONS = ".jsonl"
 _PIECE_CHARS = 8192
 MIN_CHUNK_TOKENS = 32
 
@@ -25,25 +48,56 @@ class Corpus:
     """A text to measure on.
 
     Attributes:
-        name: A language's code, or a file's name.
-        path: The file.
+        name: A language's code, another of `KINDS`, or a file's name.
+        path: The file: plain text, or conversations (`.jsonl`), one a line.
     """
 
     name: str
     path: Path
 
+    @property
+    def is_chat(self) -> bool:
+        """Whether it holds conversations."""
+        return self.path.suffix == _CONVERSATIONS
 
-def shipped_corpus(language: str) -> Corpus:
-    """Return the text that is shipped for a language; written for llmedge, CC0.
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns of a chat.
+
+    Attributes:
+        language: The language's code.
+        messages: Mappings with `role` and `content`, first to last.
+    """
+
+    language: str
+    messages: tuple[dict[str, str], ...]
+
+
+def shipped_corpus(kind: str) -> Corpus:
+    """Return a text to measure on; written for llmedge, CC0, never calibrated with.
 
     Raises:
-        UsageError: None is shipped for it.
+        UsageError: None is shipped of this kind.
     """
-    if language not in LANGUAGES:
-        known = ", ".join(LANGUAGES)
-        raise UsageError(f"no text is shipped for language {language!r}", f"shipped: {known}")
-    folder = resources.files("llmedge.measure") / "texts"
-    return Corpus(language, Path(str(folder / f"{language}.txt")))
+    return _shipped(kind, "heldout")
+
+
+def calibration_corpus(kind: str) -> Corpus:
+    """Return a text to calibrate with; written for llmedge, CC0, never measured on.
+
+    Raises:
+        UsageError: None is shipped of this kind.
+    """
+    return _shipped(kind, "calibration")
+
+
+def _shipped(kind: str, folder: str) -> Corpus:
+    if kind not in KINDS:
+        known = ", ".join(KINDS)
+        raise UsageError(f"no text is shipped for language {kind!r}", f"shipped: {known}")
+    suffix = _CONVERSATIONS if kind == "chat" else ".txt"
+    return Corpus(kind, Path(str(resources.files("llmedge.measure") / folder / f"{kind}{suffix}")))
 
 
 def file_corpus(path: Path) -> Corpus:
@@ -58,25 +112,38 @@ def file_corpus(path: Path) -> Corpus:
 
 
 def read_chunks(
-    corpus: Corpus, tokenize: Callable[[str], list[int]], *, n_ctx: int, bos: int | None
+    corpus: Corpus,
+    tokenize: Callable[[str], list[int]],
+    tokenize_chat: Callable[[Conversation], list[int]] | None = None,
+    *,
+    n_ctx: int,
+    bos: int | None,
 ) -> Iterator[list[int]]:
     """Yield the text as chunks of tokens; memory does not grow with the text.
 
     Args:
         corpus: The text.
         tokenize: Turns a piece of text into tokens, without special ones.
+        tokenize_chat: Turns a conversation into tokens; `None` refuses conversations.
         n_ctx: Tokens in a chunk, `bos` included. The last chunk may be shorter, and is left out
             when it has fewer than `MIN_CHUNK_TOKENS`.
         bos: A token to begin every chunk with.
 
     Raises:
-        UsageError: The text is not UTF-8, or too short for one chunk.
+        UsageError: The text is not UTF-8, or too short for one chunk, or it is conversations and
+            there is no way to read them.
     """
+    if corpus.is_chat and tokenize_chat is None:
+        raise UsageError(f"{corpus.name} holds conversations", "the model has no chat template")
     head = [] if bos is None else [bos]
     pending: list[int] = list(head)
     has_yielded = False
-    for piece in _read_pieces(corpus):
-        pending += tokenize(piece)
+    if corpus.is_chat and tokenize_chat is not None:
+        parts = map(tokenize_chat, read_conversations(corpus))
+    else:
+        parts = map(tokenize, _read_pieces(corpus))
+    for part in parts:
+        pending += part
         while len(pending) >= n_ctx:
             yield pending[:n_ctx]
             has_yielded = True
@@ -88,6 +155,30 @@ def read_chunks(
             f"the text {corpus.name} has only {len(pending)} tokens",
             f"give one of at least {MIN_CHUNK_TOKENS}, better thousands",
         )
+
+
+def read_conversations(corpus: Corpus) -> Iterator[Conversation]:
+    """Yield the conversations of a `.jsonl` file.
+
+    Raises:
+        UsageError: A line is no conversation.
+    """
+    with corpus.path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                messages = tuple(
+                    {"role": str(turn["role"]), "content": str(turn["content"])}
+                    for turn in row["messages"]
+                )
+                yield Conversation(str(row.get("language", "")), messages)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                raise UsageError(
+                    f"line {number} of {corpus.path} is no conversation",
+                    'one a line: {"messages": [{"role": "user", "content": "…"}, …]}',
+                ) from None
 
 
 def _read_pieces(corpus: Corpus) -> Iterator[str]:

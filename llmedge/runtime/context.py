@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from llmedge.runtime.batch import Batch
     from llmedge.runtime.model import Model
+    from llmedge.runtime.observer import Observation
 
 _KEEP_DATA = False  # cells are overwritten before they are read
 _MAX_TOKENS = 1 << 27  # far below where the library's 32 bits wrap around
@@ -79,8 +80,18 @@ class Context(Handle):
         n_threads: Threads in use.
     """
 
-    def __init__(self, model: Model, options: ContextOptions | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        options: ContextOptions | None = None,
+        observation: Observation | None = None,
+    ) -> None:
         """Allocate the kv cache and the compute buffers.
+
+        Args:
+            model: The model to run.
+            options: How to run it.
+            observation: Who watches its products of weights and activations.
 
         Raises:
             UsageError: An option that cannot be meant.
@@ -95,6 +106,9 @@ class Context(Handle):
         params, self.n_threads = _context_params(lib, model, chosen)
         params.abort_callback = self._abort_callback
         params.abort_callback_data = ctypes.addressof(self._abort_flag)
+        self._observation = observation
+        if observation is not None:
+            params.cb_eval = observation.callback
         with collected_errors() as errors:
             pointer = lib.llama_init_from_model(model.pointer, params)
         if not pointer:
@@ -132,6 +146,8 @@ class Context(Handle):
                 code = library().llama_decode(self.pointer, batch.pointer)
             finally:
                 interrupts.release()
+        if self._observation is not None:
+            self._observation.raise_error()
         self._n_outputs = batch.n_outputs if code == 0 else 0
         if code == 0:
             return DecodeResult.OK

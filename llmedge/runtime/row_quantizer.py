@@ -1,4 +1,4 @@
-"""ggml's row quantizer: float32 rows in, blocks out, the interpreter free meanwhile.
+"""ggml's row quantizer: float32 rows to blocks and back, the interpreter free meanwhile.
 
 Any number of threads may call it at once. The bytes are those of `llama_model_quantize`.
 """
@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmedge.core.errors import IntegrityError, UnsupportedError
-from llmedge.core.settings import prepare_openmp
+from llmedge.runtime.ggml_base import base_library
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,15 +49,42 @@ def quantize_rows(
         kept = None if importance is None else np.ascontiguousarray(importance, np.float32)
         weights = None if kept is None else _address(kept)
         _prepare(quant_type.id)
-        written = _functions().ggml_quantize_chunk(
+        written = base_library().ggml_quantize_chunk(
             quant_type.id, _address(rows), _address(out), 0, *rows.shape, weights
         )
         if written != out.size:
             raise RuntimeError(f"ggml wrote {written} bytes of {out.size}")
-    if not _functions().ggml_validate_row_data(quant_type.id, _address(out), out.size):
+    if not base_library().ggml_validate_row_data(quant_type.id, _address(out), out.size):
         raise IntegrityError(
             f"a weight is too large for {quant_type.name}", "use BF16, which has F32's range"
         )
+    return out
+
+
+def dequantize_rows(
+    quant_type: QuantType, data: NDArray[np.uint8], n_columns: int
+) -> NDArray[np.float32]:
+    """Turn blocks into float32 rows.
+
+    Args:
+        quant_type: What they are; F32, F16 and BF16 too.
+        data: Whole rows, contiguous bytes.
+        n_columns: Weights of a row.
+
+    Returns:
+        `(n_rows, n_columns)`.
+
+    Raises:
+        UnsupportedError: ggml cannot read the type back.
+    """
+    if quant_type.name == "F32":
+        return data.view(np.float32).reshape(-1, n_columns)
+    to_float = base_library().ggml_get_type_traits(quant_type.id).contents.to_float
+    if not to_float:
+        raise UnsupportedError(f"weights of type {quant_type.name} cannot be read back")
+    n_rows = data.size // quant_type.row_bytes(n_columns)
+    out = np.empty((n_rows, n_columns), np.float32)
+    to_float(data.ctypes.data, out.ctypes.data, out.size)
     return out
 
 
@@ -70,34 +95,4 @@ def _address(array: NDArray[Any]) -> ctypes.c_void_p:
 @functools.cache
 def _prepare(type_id: int) -> None:
     """Build the lookup tables of the IQ types, once; ggml guards it with a lock."""
-    _functions().ggml_quantize_init(type_id)
-
-
-@functools.cache
-def _functions() -> Any:
-    """Load ggml's base library, which the whole of llama.cpp does not have to be loaded for."""
-    prepare_openmp()
-    spec = importlib.util.find_spec("llama_cpp")
-    folder = Path(str(spec and spec.origin)).parent / "lib"
-    for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll", "libggml-base.dll"):
-        if (folder / name).is_file():
-            library = ctypes.CDLL(str(folder / name))
-            break
-    else:
-        raise UnsupportedError(f"llama-cpp-python has no ggml-base library in {folder}")
-    pointer = ctypes.c_void_p
-    library.ggml_quantize_init.argtypes = [ctypes.c_int]
-    library.ggml_quantize_init.restype = None
-    library.ggml_validate_row_data.argtypes = [ctypes.c_int, pointer, ctypes.c_size_t]
-    library.ggml_validate_row_data.restype = ctypes.c_bool
-    library.ggml_quantize_chunk.argtypes = [
-        ctypes.c_int,
-        pointer,
-        pointer,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        ctypes.c_int64,
-        pointer,
-    ]
-    library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    return library
+    base_library().ggml_quantize_init(type_id)

@@ -51,7 +51,7 @@ def test_the_wheel_carries_texts_recipes_types_and_licence(wheel: Path):
     for name in (
         "llmedge/py.typed",
         "llmedge/measure/sentences/hi.txt",
-        "llmedge/measure/texts/hi.txt",
+        "llmedge/measure/heldout/hi.txt",
         "llmedge/recipe/shipped/smollm2-135m-instruct.toml",
     ):
         assert name in names

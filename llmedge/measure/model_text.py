@@ -1,0 +1,76 @@
+"""Texts and conversations as one model's tokens, the way the model saw them in training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmedge.core.errors import UnsupportedError, UsageError
+from llmedge.measure.corpus import read_chunks
+from llmedge.runtime.chat_template import ChatTemplate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from llmedge.measure.corpus import Conversation, Corpus
+    from llmedge.runtime.model import Model
+
+
+class ModelText:
+    """Turns texts into a model's tokens.
+
+    Args:
+        model: The open model.
+
+    Attributes:
+        n_bytes: UTF-8 bytes of plain text read so far.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._vocab = model.vocab
+        self._bos = model.vocab.bos if model.vocab.adds_bos else None
+        try:
+            self._template: ChatTemplate | None = ChatTemplate.of_model(model)
+        except UnsupportedError:
+            self._template = None
+        self.n_bytes = 0
+
+    @property
+    def can_chat(self) -> bool:
+        """Whether the model has a chat template."""
+        return self._template is not None
+
+    def chunks(self, corpus: Corpus, n_ctx: int) -> Iterator[list[int]]:
+        """Yield a text in chunks of at most `n_ctx` tokens; see `read_chunks`.
+
+        Raises:
+            UsageError: The text is unfit, or holds conversations and the model cannot chat.
+        """
+        chat = self.chat if self._template else None
+        return read_chunks(corpus, self.plain, chat, n_ctx=n_ctx, bos=self._bos)
+
+    def plain(self, text: str) -> list[int]:
+        """Return the tokens of plain text, without special ones."""
+        self.n_bytes += len(text.encode("utf-8", "replace"))
+        return self._vocab.tokenize(text)
+
+    def chat(self, conversation: Conversation) -> list[int]:
+        """Return the tokens of a conversation in the model's template, without a leading `bos`.
+
+        Raises:
+            UsageError: The template refuses it.
+            UnsupportedError: The model has no template.
+        """
+        if self._template is None:
+            raise UnsupportedError("the model has no chat template")
+        messages = list(conversation.messages)
+        try:
+            text = self._template.render(messages, add_generation_prompt=False)
+        except UsageError:
+            if messages[0]["role"] != "system":
+                raise
+            # Some templates know no system turn; their models were told such things by the user.
+            system, first, *rest = messages
+            first = {**first, "content": f"{system['content']}\n\n{first['content']}"}
+            text = self._template.render([first, *rest], add_generation_prompt=False)
+        tokens = self._vocab.tokenize(text, parse_special=True)
+        return tokens[1:] if self._bos is not None and tokens[:1] == [self._bos] else tokens
