@@ -69,7 +69,10 @@ class Watcher(Protocol):
     """Who watches."""
 
     def wants(self, weight: LoadedWeight, n_rows: int) -> bool:
-        """Say whether a product of this weight and `n_rows` rows is to be seen."""
+        """Say whether a product of this weight and `n_rows` rows is to be seen.
+
+        A weight whose rows are only looked up comes with 0 rows and cannot be seen.
+        """
         ...
 
     def see(self, product: Product) -> None:
@@ -119,7 +122,9 @@ class Observation:
             )
         self._watcher = watcher
         self._base = base
-        self._mul_mat, self._mul_mat_id = _op_numbers(base, "MUL_MAT", "MUL_MAT_ID")
+        self._mul_mat, self._mul_mat_id, self._get_rows = _op_numbers(
+            base, "MUL_MAT", "MUL_MAT_ID", "GET_ROWS"
+        )
         self._error: BaseException | None = None
         self.callback: Any = library().ggml_backend_sched_eval_callback(self._call)
 
@@ -131,10 +136,12 @@ class Observation:
 
     def _call(self, address: int, asks: bool, _: int | None) -> bool:  # noqa: FBT001 - C calls it
         node = _Tensor.from_address(address)
-        if node.op not in (self._mul_mat, self._mul_mat_id):
-            return not asks
         try:
-            return self._wants(node) if asks else self._show(node)
+            if node.op in (self._mul_mat, self._mul_mat_id):
+                return self._wants(node) if asks else self._show(node)
+            if asks and node.op == self._get_rows:
+                self._meet(node.src[0].contents)
+            return not asks
         except BaseException as error:  # noqa: BLE001 - it may not cross C; `raise_error` has it
             self._error = error
             return False
@@ -146,6 +153,11 @@ class Observation:
         weight = self._weight(node.src[0].contents)
         n_rows = inputs.ne[2] if node.op == self._mul_mat_id else inputs.ne[1]
         return bool(weight.name) and self._watcher.wants(weight, n_rows)
+
+    def _meet(self, rows: _Tensor) -> None:
+        weight = self._weight(rows)
+        if weight.name.endswith(".weight"):  # not a choice among activations
+            self._watcher.wants(weight, 0)
 
     def _show(self, node: _Tensor) -> bool:
         inputs = node.src[1].contents

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmedge.core.closable import Closable
@@ -22,7 +22,7 @@ from llmedge.runtime.library import collected_errors, library, log_listener
 from llmedge.runtime.model import native_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from llmedge.gguf.imatrix_file import Imatrix
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Bounds what the library keeps of one tensor; its own default is 8 GiB, far beyond an edge device.
 # The output is the same to the byte.
 MAX_BUFFER_BYTES = 256 << 20
+_MAX_TEXT_BYTES = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,9 @@ class QuantizerOptions:
         allow_requantize: Accept tensors that are quantized already.
         max_buffer_bytes: Bound of the rows kept in memory at once.
         imatrix: The file of an importance matrix.
+        types: Quant types of single tensors, by name, instead of what the mix gives them.
+        is_pure: Give every tensor the mix's own type, where `types` does not say otherwise.
+        metadata: Keys and values to add to the file; texts of at most 127 bytes.
     """
 
     ftype: int
@@ -50,6 +54,11 @@ class QuantizerOptions:
     allow_requantize: bool = False
     max_buffer_bytes: int = MAX_BUFFER_BYTES
     imatrix: Path | None = None
+    types: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_pure: bool = False
+    metadata: Mapping[str, str | int | float] = field(
+        default_factory=dict[str, "str | int | float"]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +226,11 @@ def _call(source: Path, target: Any, options: QuantizerOptions, *, dry_run: bool
     params.allow_requantize = options.allow_requantize
     params.max_buf_size = options.max_buffer_bytes
     params.dry_run = dry_run
+    params.pure = options.is_pure
+    if options.types:
+        params.tt_overrides = _type_array(lib, options.types)
+    if options.metadata:
+        params.kv_overrides = _metadata_array(lib, options.metadata)
     imatrix = read_imatrix(options.imatrix) if options.imatrix else None
     if imatrix is not None:
         params.imatrix = _imatrix_array(lib, imatrix)
@@ -234,6 +248,34 @@ def _imatrix_array(lib: Any, imatrix: Imatrix) -> Any:
         entry.name, entry.size = name.encode(), values.size
         entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
     return array
+
+
+def _type_array(lib: Any, types: Mapping[str, str]) -> Any:
+    """Return tensors' types as llama.cpp takes them: expressions that match one name each."""
+    array = (lib.llama_model_tensor_override * (len(types) + 1))()  # it ends in an empty entry
+    for entry, (name, type_name) in zip(array, types.items(), strict=False):
+        escaped = re.sub(r"([^A-Za-z0-9_])", r"\\\1", name)
+        entry.pattern = f"^{escaped}$".encode()
+        entry.type = BY_NAME[type_name].id
+    return array
+
+
+def _metadata_array(lib: Any, metadata: Mapping[str, str | int | float]) -> Any:
+    array = (lib.llama_model_kv_override * (len(metadata) + 1))()  # it ends in an empty key
+    for entry, (key, value) in zip(array, metadata.items(), strict=False):
+        entry.key = key.encode()
+        if isinstance(value, str):
+            entry.tag, entry.value.val_str = lib.LLAMA_KV_OVERRIDE_TYPE_STR, clipped(value)
+        elif isinstance(value, int):
+            entry.tag, entry.value.val_i64 = lib.LLAMA_KV_OVERRIDE_TYPE_INT, value
+        else:
+            entry.tag, entry.value.val_f64 = lib.LLAMA_KV_OVERRIDE_TYPE_FLOAT, value
+    return array
+
+
+def clipped(text: str) -> bytes:
+    """Return a text as UTF-8, cut to what llama.cpp takes for a metadata value."""
+    return text.encode()[:_MAX_TEXT_BYTES].decode("utf-8", "ignore").encode()
 
 
 def _quantize_error(source: Path, errors: list[str], code: int) -> Exception:

@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -6,11 +7,14 @@ from hypothesis import strategies as st
 
 from llmedge.core.errors import NotFoundError, UsageError
 from llmedge.measure.corpus import (
+    KINDS,
     LANGUAGES,
     MIN_CHUNK_TOKENS,
     Corpus,
+    calibration_corpus,
     file_corpus,
     read_chunks,
+    read_conversations,
     shipped_corpus,
 )
 
@@ -25,25 +29,78 @@ def corpus(tmp_path: Path, text: str) -> Corpus:
     return file_corpus(path)
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_a_text_is_shipped_for_each_language(language: str):
-    text = shipped_corpus(language).path.read_text(encoding="utf-8")
-    assert len(text.split()) > 300
+SCRIPTS = {
+    **dict.fromkeys(("en", "hi-Latn"), "LATIN"),
+    **dict.fromkeys(("hi", "mr"), "DEVANAGARI"),
+    "bn": "BENGALI",
+    "ta": "TAMIL",
+    "te": "TELUGU",
+    "kn": "KANNADA",
+    "ml": "MALAYALAM",
+    "gu": "GUJARATI",
+    "pa": "GURMUKHI",
+    "or": "ORIYA",
+    "ur": "ARABIC",
+}
+
+
+def five_grams(text: str) -> list[tuple[str, ...]]:
     words = text.split()
-    five_grams = [tuple(words[i : i + 5]) for i in range(len(words) - 4)]
-    assert len(set(five_grams)) / len(five_grams) > 0.98
+    return [tuple(words[i : i + 5]) for i in range(len(words) - 4)]
 
 
-def test_hindi_is_written_in_devanagari():
-    text = shipped_corpus("hi").path.read_text(encoding="utf-8")
-    letters = [char for char in text if char.isalpha()]
-    assert sum("\u0900" <= char <= "\u097f" for char in letters) > 0.99 * len(letters)
+def words_of(corpus: Corpus) -> str:
+    if not corpus.is_chat:
+        return corpus.path.read_text(encoding="utf-8")
+    turns = [turn for conversation in read_conversations(corpus) for turn in conversation.messages]
+    return "\n\n".join(turn["content"] for turn in turns)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_are_long_enough_and_do_not_repeat_themselves(kind: str):
+    for corpus, n_words in ((calibration_corpus(kind), 1500), (shipped_corpus(kind), 650)):
+        text = words_of(corpus)
+        assert len(text.split()) >= n_words
+        assert text == unicodedata.normalize("NFC", text)
+        assert len(set(five_grams(text))) > 0.98 * len(five_grams(text))
+
+
+@pytest.mark.parametrize("kind", set(KINDS) - {"code"})
+def test_what_is_measured_on_was_not_calibrated_with(kind: str):
+    one, other = words_of(calibration_corpus(kind)), words_of(shipped_corpus(kind))
+    assert len(set(five_grams(one)) & set(five_grams(other))) < 0.002 * len(five_grams(other))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_each_language_is_written_in_its_script(language: str):
+    for corpus in (calibration_corpus(language), shipped_corpus(language)):
+        letters = [char for char in words_of(corpus) if char.isalpha()]
+        own = sum(SCRIPTS[language] in unicodedata.name(char, "") for char in letters)
+        assert own > 0.99 * len(letters)
+
+
+def test_conversations_alternate_and_end_with_an_answer():
+    languages: set[str] = set()
+    for corpus in (calibration_corpus("chat"), shipped_corpus("chat")):
+        for conversation in read_conversations(corpus):
+            roles = [turn["role"] for turn in conversation.messages]
+            roles = roles[1:] if roles[0] == "system" else roles
+            assert roles == ["user", "assistant"] * (len(roles) // 2)
+            languages.add(conversation.language)
+    assert languages == set(LANGUAGES)
+
+
+def test_a_line_that_is_no_conversation_is_named(tmp_path: Path):
+    path = tmp_path / "chat.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "a"}]}\n{"messages": [1]}\n')
+    with pytest.raises(UsageError, match=r"line 2 of .*chat\.jsonl"):
+        list(read_conversations(file_corpus(path)))
 
 
 def test_a_language_without_a_text_is_refused():
     with pytest.raises(UsageError, match="'xx'") as caught:
         shipped_corpus("xx")
-    assert "en, hi" in caught.value.hint
+    assert "en, hi, mr" in caught.value.hint
 
 
 def test_chunks_join_to_the_text(tmp_path: Path):

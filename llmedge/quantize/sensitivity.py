@@ -1,0 +1,214 @@
+"""What each quant type would cost each tensor: measured where it matters, scaled from there.
+
+A tensor's loss with a type is the KL divergence that the type's round trip of that tensor alone
+makes on real text. One type is tried for every tensor; the heaviest tensors, and the matrices of
+the vocabulary, are tried with every type. For all others the loss goes with the importance-weighted
+squared error of the weights, which needs no model to run.
+
+Source: Malinovskii et al., "Pushing the Limits of Large Language Model Quantization via the
+Linearity Theorem", NAACL 2025, for the proportion.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmedge.gguf.imatrix_file import read_imatrix
+from llmedge.gguf.quant_types import BY_NAME
+from llmedge.gguf.tensor_roles import EMBEDDING, OUTPUT, role_of
+from llmedge.quantize.kernels import KERNELS, fast_types
+from llmedge.quantize.plan import Choice
+from llmedge.quantize.probe import Prober
+from llmedge.quantize.weights import Importance, Weights, round_trip, weighted_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from llmedge.core.progress import Progress, Task
+    from llmedge.gguf.quant_types import QuantType
+    from llmedge.gguf.reader import Header, TensorInfo
+    from llmedge.quantize.kernels import Kernels
+    from llmedge.quantize.probe import ProbeOptions
+    from llmedge.store.journal import Journal
+
+_SAMPLE_ROWS = 256
+_N_HEAVIEST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """What was measured of a model.
+
+    Attributes:
+        tensors: Those that were, in the file's order.
+        errors: Weighted error by tensor and type, on a sample of rows.
+        klds: Mean KL divergence of each chunk, by tensor and type; not every pair is there.
+        weights: How much each chunk counts; they sum to 1.
+    """
+
+    tensors: tuple[TensorInfo, ...]
+    errors: Mapping[tuple[str, str], float]
+    klds: Mapping[tuple[str, str], tuple[float, ...]]
+    weights: tuple[float, ...]
+
+    def loss(self, tensor: TensorInfo, quant_type: str) -> float:
+        """Return the KL divergence that a tensor's type is expected to add, in nats."""
+        if (tensor.name, quant_type) in self.klds:
+            return self._mean(tensor.name, quant_type)
+        first = first_type(tensor).name
+        error = self.errors[tensor.name, first]
+        if error == 0:  # nothing enters it, or its weights are all alike
+            return 0.0
+        return self._mean(tensor.name, first) * self.errors[tensor.name, quant_type] / error
+
+    def choices(self, kernels: Kernels) -> dict[str, list[Choice]]:
+        """Return what each tensor may become with these kernels."""
+        return {
+            tensor.name: [
+                Choice(kind.name, kind.row_bytes(tensor.n_weights), self.loss(tensor, kind.name))
+                for kind in fast_types(kernels, tensor.shape[0])
+            ]
+            for tensor in self.tensors
+        }
+
+    def _mean(self, name: str, quant_type: str) -> float:
+        klds = self.klds[name, quant_type]
+        return sum(kld * weight for kld, weight in zip(klds, self.weights, strict=True))
+
+
+def first_type(tensor: TensorInfo) -> QuantType:
+    """Return the type that every tensor is tried with: coarse, so that the effect is clear."""
+    return BY_NAME["Q3_K" if tensor.shape[0] % 256 == 0 else "Q4_0"]
+
+
+def measure_sensitivity(
+    header: Header,
+    tensors: Sequence[TensorInfo],
+    options: ProbeOptions,
+    weights: tuple[float, ...],
+    journal: Journal,
+    progress: Progress,
+) -> Sensitivity:
+    """Measure what is not in the journal yet.
+
+    Args:
+        header: The model's, its weights of types that can be changed in memory.
+        tensors: Those that a plan decides on.
+        options: How to try them.
+        weights: How much each chunk of the text counts.
+        journal: Keeps each finding at once, so that a killed process goes on.
+        progress: Shows both parts.
+
+    Raises:
+        ResourceError: Memory ran out, or the disk is full.
+        IntegrityError: llama.cpp crashes on the file.
+    """
+    importance: Importance = read_imatrix(options.imatrix).weights if options.imatrix else {}
+    tried = [tensor for tensor in tensors if tensor.shape[0] % 32 == 0]
+    with Weights(header, importance) as reader:
+        errors = _measure_errors(reader, tried, options.n_threads, journal, progress)
+    probes = _Probes(options, journal)
+    try:
+        pairs = [(tensor, first_type(tensor).name) for tensor in tried]
+        with progress.task("trying each tensor", total=len(pairs), unit="tensors") as task:
+            klds = dict(probes.measure(pairs, task))
+        measured = [tensor for tensor in tried if (tensor.name, first_type(tensor).name) in klds]
+        sensitivity = Sensitivity(tuple(measured), errors, klds, weights)
+        pairs = [
+            (tensor, kind.name)
+            for tensor in _heaviest(sensitivity)
+            for kind in _all_types(tensor)
+            if (tensor.name, kind.name) not in klds
+        ]
+        with progress.task("trying the heaviest", total=len(pairs), unit="trials") as task:
+            klds.update(probes.measure(pairs, task))
+    finally:
+        probes.close()
+    return Sensitivity(tuple(measured), errors, klds, weights)
+
+
+def _heaviest(sensitivity: Sensitivity) -> list[TensorInfo]:
+    """Return the vocabulary's matrices and the tensors whose first trial did most harm."""
+    tensors = sorted(
+        sensitivity.tensors,
+        key=lambda tensor: sensitivity.loss(tensor, first_type(tensor).name),
+        reverse=True,
+    )
+    always = [tensor for tensor in tensors if role_of(tensor.name) in (EMBEDDING, OUTPUT)]
+    others = [tensor for tensor in tensors if tensor not in always]
+    return always + others[:_N_HEAVIEST]
+
+
+def _all_types(tensor: TensorInfo) -> list[QuantType]:
+    """Return every type on any processor's menu: with another, nothing is measured again."""
+    names = dict.fromkeys(name for kernels in KERNELS for name in _names(kernels, tensor))
+    return [BY_NAME[name] for name in names]
+
+
+def _names(kernels: Kernels, tensor: TensorInfo) -> list[str]:
+    return [kind.name for kind in fast_types(kernels, tensor.shape[0])]
+
+
+def _measure_errors(
+    reader: Weights,
+    tensors: Sequence[TensorInfo],
+    n_threads: int,
+    journal: Journal,
+    progress: Progress,
+) -> dict[tuple[str, str], float]:
+    def measure(tensor: TensorInfo) -> dict[str, tuple[float, ...]]:
+        parts = list(reader.sample(tensor, _SAMPLE_ROWS))
+        kinds = {kind.name: kind for kind in (*_all_types(tensor), first_type(tensor))}
+        return {
+            f"error {tensor.name} {kind.name}": (
+                sum(weighted_error(part, round_trip(part, kind)) for part in parts),
+            )
+            for kind in kinds.values()
+        }
+
+    missing = [
+        tensor
+        for tensor in tensors
+        if f"error {tensor.name} {first_type(tensor).name}" not in journal
+    ]
+    with (
+        progress.task("weighing errors", total=len(missing), unit="tensors") as task,
+        concurrent.futures.ThreadPoolExecutor(n_threads) as pool,
+    ):
+        # ggml leaves the interpreter free; only a few tensors' samples are in memory at once.
+        for done, facts in enumerate(pool.map(measure, missing), start=1):
+            journal.add(facts)
+            task.update(done)
+    return {
+        (tensor.name, kind.name): journal[f"error {tensor.name} {kind.name}"][0]
+        for tensor in tensors
+        for kind in {*_all_types(tensor), first_type(tensor)}
+    }
+
+
+class _Probes:
+    """Trials of single tensors; the model is loaded for those that the journal does not have."""
+
+    def __init__(self, options: ProbeOptions, journal: Journal) -> None:
+        self._options = options
+        self._journal = journal
+        self._prober: Prober | None = None
+
+    def measure(
+        self, pairs: Sequence[tuple[TensorInfo, str]], task: Task
+    ) -> Iterator[tuple[tuple[str, str], tuple[float, ...]]]:
+        for done, (tensor, quant_type) in enumerate(pairs, start=1):
+            name = f"kld {tensor.name} {quant_type}"
+            if name not in self._journal:
+                self._prober = self._prober or Prober(self._options)
+                if tensor.name not in self._prober.names:
+                    continue  # not part of what the model computes: its type is the mix's
+                self._journal.add({name: self._prober.measure({tensor.name: quant_type})})
+            yield (tensor.name, quant_type), self._journal[name]
+            task.update(done, tensor.name)
+
+    def close(self) -> None:
+        if self._prober is not None:
+            self._prober.close()
