@@ -106,7 +106,7 @@ def tiny_copy(tiny_model: Path, tmp_path: Path) -> Path:
 def smollm2_q4_0(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A variant of the embedded model."""
     folder = tmp_path_factory.mktemp("variants")
-    options = QuantizeOptions(folder=folder, allow_requantize=True)
+    options = QuantizeOptions(output=folder, allow_requantize=True)
     settings = load_settings({"LLMEDGE_HOME": str(folder / "home")})
     return quantize(smollm2, find_mix("Q4_0"), options, settings, RecordingProgress()).path
 

@@ -39,7 +39,7 @@ class QuantizeFlags:
         from llmedge.quantize.execute import QuantizeOptions
 
         return QuantizeOptions(
-            folder=self.output,
+            output=self.output,
             n_threads=self.threads,
             allow_requantize=self.allow_requantize,
             overwrite=self.overwrite,
@@ -87,7 +87,7 @@ def _table(reports: list[VariantReport]) -> Table:
         [
             (
                 report.mix,
-                format_mb(report.file_bytes or report.tensor_bytes),
+                format_mb(report.file_bytes),
                 f"{report.bits_per_weight:.2f}",
                 f"{report.n_fallbacks} of {report.n_tensors}",
                 f"{report.quantize_s:.1f}" if report.sha256 else "planned",

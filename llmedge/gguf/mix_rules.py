@@ -339,6 +339,14 @@ def _fit(spot: _Spot, wanted: QuantType) -> Assignment:
         got = BY_NAME[_FALLBACKS.get(wanted.name, wanted.name)]
         if n_in % got.block_weights:
             got = F16
-    is_of_need = got.name in _NEED_IMATRIX or (got.name, spot.mix.name) == ("Q2_K", "Q2_K_S")
-    needs_imatrix = is_of_need and spot.role not in (EMBEDDING, OUTPUT)
-    return Assignment(got, wanted if got is not wanted else None, needs_imatrix)
+    needs = needs_imatrix(spot.tensor.name, got.name, spot.mix)
+    return Assignment(got, wanted if got is not wanted else None, needs)
+
+
+def needs_imatrix(name: str, quant_type: str, mix: Mix) -> bool:
+    """Whether llama.cpp refuses a tensor's type without an importance matrix.
+
+    Source: src/llama-quant.cpp `tensor_requires_imatrix` of llama.cpp.
+    """
+    is_of_need = quant_type in _NEED_IMATRIX or (quant_type, mix.name) == ("Q2_K", "Q2_K_S")
+    return is_of_need and role_of(name) not in (EMBEDDING, OUTPUT)

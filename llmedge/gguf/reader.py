@@ -130,6 +130,7 @@ class Header:
         tensors: In the file's order.
         alignment: Every tensor starts at a multiple of it.
         data_offset: Where the data section starts.
+        header_bytes: Where the header ends, before it is padded.
         file_bytes: The file's size.
     """
 
@@ -139,6 +140,7 @@ class Header:
     tensors: tuple[TensorInfo, ...]
     alignment: int
     data_offset: int
+    header_bytes: int
     file_bytes: int
 
     @property
@@ -225,12 +227,14 @@ class _Parser:
             metadata[key] = self._value(key)
         alignment = self._alignment(metadata)
         tensors = tuple(self._tensor() for _ in range(n_tensors))
-        data_offset = align(self._at, alignment) if tensors else self._at
+        end = self._at
+        data_offset = align(end, alignment) if tensors else end
         self._check_layout(tensors, alignment, data_offset)
         is_imatrix = metadata.get("general.type") == "imatrix"  # of any architecture
         if not is_imatrix and not isinstance(metadata.get("general.architecture"), str):
             raise self._broken("it does not say its architecture (general.architecture)")
-        return Header(self._path, version, metadata, tensors, alignment, data_offset, self._size)
+        front = (self._path, version, metadata, tensors, alignment)
+        return Header(*front, data_offset, end, self._size)
 
     def _parse_front(self) -> tuple[int, int, int]:
         magic = self._take(4, "the magic number")

@@ -81,14 +81,25 @@ class Prober(Closable):
 
     Args:
         options: How.
+
+    Attributes:
+        names: The tensors that can be changed: those that the model computes with.
+
+    Raises:
+        UnsupportedError: None of its weights can be.
+        ResourceError: Memory ran out.
+        IntegrityError: llama.cpp refuses the file or crashes on it.
     """
 
     def __init__(self, options: ProbeOptions) -> None:
         self._source = options.source
         self._child = Child(_serve, options)
         self._messages = self._translated()
-        self.names = cast("frozenset[str]", next(self._messages))
-        """The tensors that can be changed: those that the model computes with."""
+        try:
+            self.names = cast("frozenset[str]", next(self._messages))
+        except BaseException:
+            self.close()
+            raise
 
     def measure(self, types: Mapping[str, str]) -> tuple[float, ...]:
         """Return the KL divergence from the unchanged model, in nats, the mean of each chunk.

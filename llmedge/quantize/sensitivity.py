@@ -79,8 +79,8 @@ class Sensitivity:
 
 
 def first_type(tensor: TensorInfo) -> QuantType:
-    """Return the type that every tensor is tried with: coarse, so that the effect is clear."""
-    return BY_NAME["Q3_K" if tensor.shape[0] % 256 == 0 else "Q4_0"]
+    """Return the type that every tensor is tried with: of the size that most plans end with."""
+    return BY_NAME["Q4_K" if tensor.shape[0] % 256 == 0 else "Q4_0"]
 
 
 def measure_sensitivity(
@@ -117,10 +117,7 @@ def measure_sensitivity(
         measured = [tensor for tensor in tried if (tensor.name, first_type(tensor).name) in klds]
         sensitivity = Sensitivity(tuple(measured), errors, klds, weights)
         pairs = [
-            (tensor, kind.name)
-            for tensor in _heaviest(sensitivity)
-            for kind in _all_types(tensor)
-            if (tensor.name, kind.name) not in klds
+            (tensor, kind.name) for tensor in _heaviest(sensitivity) for kind in _all_types(tensor)
         ]
         with progress.task("trying the heaviest", total=len(pairs), unit="trials") as task:
             klds.update(probes.measure(pairs, task))

@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from llmedge.core.closable import Closable
 from llmedge.core.errors import IntegrityError, ResourceError, UnsupportedError, UsageError
 from llmedge.gguf.imatrix_file import read_imatrix
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from llmedge.gguf.imatrix_file import Imatrix
+    from numpy.typing import NDArray
+
     from llmedge.gguf.reader import Header, TensorInfo
 
 # Bounds what the library keeps of one tensor; its own default is 8 GiB, far beyond an edge device.
@@ -44,6 +47,7 @@ class QuantizerOptions:
         allow_requantize: Accept tensors that are quantized already.
         max_buffer_bytes: Bound of the rows kept in memory at once.
         imatrix: The file of an importance matrix.
+        expects_imatrix: Plan as if there were an importance matrix; for plans only.
         types: Quant types of single tensors, by name, instead of what the mix gives them.
         is_pure: Give every tensor the mix's own type, where `types` does not say otherwise.
         metadata: Keys and values to add to the file; texts of at most 127 bytes.
@@ -54,6 +58,7 @@ class QuantizerOptions:
     allow_requantize: bool = False
     max_buffer_bytes: int = MAX_BUFFER_BYTES
     imatrix: Path | None = None
+    expects_imatrix: bool = False
     types: Mapping[str, str] = field(default_factory=dict[str, str])
     is_pure: bool = False
     metadata: Mapping[str, str | int | float] = field(
@@ -233,18 +238,19 @@ def _call(source: Path, target: Any, options: QuantizerOptions, *, dry_run: bool
         params.kv_overrides = _metadata_array(lib, options.metadata)
     imatrix = read_imatrix(options.imatrix) if options.imatrix else None
     if imatrix is not None:
-        params.imatrix = _imatrix_array(lib, imatrix)
+        params.imatrix = _imatrix_array(lib, imatrix.weights)
+    elif options.expects_imatrix and dry_run:
+        params.imatrix = _imatrix_array(lib, {"any": np.ones((1, 1), np.float32)})
     with collected_errors() as errors:
         code = lib.llama_model_quantize(native_path(source), target, ctypes.byref(params))
     if code != 0:
         raise _quantize_error(source, errors, code)
 
 
-def _imatrix_array(lib: Any, imatrix: Imatrix) -> Any:
-    """Return an importance matrix as llama.cpp takes it, in the memory of `imatrix`."""
-    weights = imatrix.weights.items()
+def _imatrix_array(lib: Any, weights: Mapping[str, NDArray[np.float32]]) -> Any:
+    """Return an importance matrix as llama.cpp takes it, in the memory of `weights`."""
     array = (lib.llama_model_imatrix_data * (len(weights) + 1))()  # it ends in an empty entry
-    for entry, (name, values) in zip(array, weights, strict=False):
+    for entry, (name, values) in zip(array, weights.items(), strict=False):
         entry.name, entry.size = name.encode(), values.size
         entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
     return array

@@ -28,7 +28,7 @@ class Journal:
         self._has_torn_line = False
         try:
             lines = path.read_bytes().splitlines(keepends=True)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         for line in lines:
             try:

@@ -70,7 +70,7 @@ class Manifest:
     architecture: str
     license: str | None
     source: Source
-    arguments: dict[str, str | int | bool]
+    arguments: dict[str, str | int | float | bool]
     tools: dict[str, str]
     created: str = field(default_factory=lambda: utc_now())
     schema: str = SCHEMA

@@ -18,7 +18,7 @@ ENGLISH = EvaluateOptions((shipped_corpus("en"),), context=ContextOptions(n_ctx=
 
 @pytest.fixture
 def variants(tiny_model: Path, tmp_path: Path, settings: Settings) -> list[Path]:
-    options = QuantizeOptions(folder=tmp_path / "out")
+    options = QuantizeOptions(output=tmp_path / "out")
     return [
         quantize(tiny_model, find_mix(mix), options, settings, RecordingProgress()).path
         for mix in ("Q4_0", "Q8_0")

@@ -1,0 +1,283 @@
+"""The best variant for a target: a measured plan, held against the best mix of the same size.
+
+What a plan promises is measured tensor by tensor and added up. What it keeps is measured as a
+whole, on text that it has not seen; and where a mix of llama.cpp's own keeps more, that is what the
+target gets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from llmedge.core.errors import ResourceError
+from llmedge.gguf.mixes import find_mix
+from llmedge.gguf.reader import read_header
+from llmedge.gguf.tensor_roles import is_quantizable
+from llmedge.host.memory import require_free_disk
+from llmedge.quantize.execute import plan_report, prepare, publish, write
+from llmedge.quantize.judge import Judge
+from llmedge.quantize.kernels import KERNELS
+from llmedge.quantize.plans import Plans
+from llmedge.quantize.probe import ProbeOptions
+from llmedge.quantize.probe_text import draw_probe_text
+from llmedge.quantize.sensitivity import measure_sensitivity
+from llmedge.quantize.stock import best_stock
+from llmedge.store.atomic import make_folder
+from llmedge.store.journal import Journal
+from llmedge.store.known_hash import known_hash
+from llmedge.store.plan_file import PlanFile, write_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from llmedge.core.progress import Progress
+    from llmedge.core.settings import Settings
+    from llmedge.measure.calibration import CalibrationOptions
+    from llmedge.quantize.execute import Job, QuantizeOptions, VariantReport
+    from llmedge.quantize.judge import Judgement
+    from llmedge.quantize.kernels import Kernels
+    from llmedge.quantize.plan import Allocation
+    from llmedge.quantize.sensitivity import Sensitivity
+    from llmedge.quantize.target import Target
+    from llmedge.quantize.working_copy import Measured
+    from llmedge.runtime.quantizer import TensorPlan
+
+# What the tensors get that a plan does not decide on.
+BASE_MIX = "Q4_K_M"
+_FORMAT = 1  # of what is remembered; another number measures again
+_MAX_ROUNDS = 4
+_NEAR = 0.93  # of the most KL divergence: closer is not worth another file
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """What to look for, and how.
+
+    Attributes:
+        target: What the variant must keep to.
+        kernels: Where it has to be fast.
+        calibration: The kinds of text that count, with their weights.
+        quantize: How to quantize; its importance matrix is the plan's, too.
+        save_plan: Where to write the plan besides.
+    """
+
+    target: Target
+    kernels: Kernels
+    calibration: CalibrationOptions
+    quantize: QuantizeOptions
+    save_plan: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchReport:
+    """What was found.
+
+    Attributes:
+        variant: The file.
+        target: What was asked for.
+        kernels: Where it is fast.
+        predicted_kld: What the plan's measured losses add up to, in nats.
+        is_plan: Whether the plan was taken, and not the stock mix; `None` after a dry run.
+        plan: The plan on text that it has not seen; `None` after a dry run.
+        stock_mix: The best mix of llama.cpp's own that takes no more; `None` where there is none.
+        stock: The same of that mix.
+        difference: Plan less mix in nats: the mean over chunks, and its interval of 95 %.
+    """
+
+    variant: VariantReport
+    target: str
+    kernels: str
+    predicted_kld: float
+    is_plan: bool | None = None
+    plan: Judgement | None = None
+    stock_mix: str | None = None
+    stock: Judgement | None = None
+    difference: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A file that was made and not published: what it is, where it lies, how long it took."""
+
+    job: Job
+    plan: tuple[TensorPlan, ...]
+    path: Path
+    quantize_s: float
+
+
+def search(
+    source: Path, files: Measured, options: SearchOptions, settings: Settings, progress: Progress
+) -> SearchReport:
+    """Make the best variant for a target.
+
+    Args:
+        source: The file to quantize.
+        files: What it is measured in.
+        options: What to look for.
+        settings: Where findings are kept.
+        progress: Shows every step.
+
+    Raises:
+        UsageError: The variant exists, or the target cannot be meant.
+        ResourceError: Nothing keeps to the target, or memory or disk are too small.
+        IntegrityError: A file is damaged.
+        UnsupportedError: The model's weights cannot be changed in memory.
+    """
+    variant = replace(options.quantize, variant=options.target.label)
+    job = prepare(source, find_mix(BASE_MIX), variant, settings)
+    sensitivity = _measure(files.work, job, options, settings, progress)
+    plans = Plans(job, sensitivity, options.kernels)
+    plan = plans.best(options.target)
+    if variant.dry_run:
+        return _report(_with_types(job, plan), plan, options)
+    judge = Judge(files.reference, options.calibration.weights, settings, progress, job.n_threads)
+    with _work_folder(job.target) as folder:
+        plan, made, of_plan = _make_plan(plan, plans, judge, job, options, folder, progress)
+        report = replace(_report(made.job, plan, options), plan=of_plan, is_plan=True)
+        stock = _make_stock(plans.tensor_bytes(plan), job, options, folder, progress)
+        if stock is not None:
+            (of_stock,) = judge.judge(stock.path)
+            report = replace(
+                report,
+                stock_mix=stock.job.mix.name,
+                stock=of_stock,
+                difference=of_plan.less(of_stock),
+                is_plan=of_plan.mean_kld < of_stock.mean_kld,
+            )
+            made = made if report.is_plan else stock
+        report = replace(report, variant=_publish(made, report, settings))
+    if options.save_plan is not None and report.is_plan:
+        write_plan(options.save_plan, _plan_file(report, plan, options))
+    return report
+
+
+def _measure(
+    work: Path, job: Job, options: SearchOptions, settings: Settings, progress: Progress
+) -> Sensitivity:
+    """Measure every tensor, or remember it."""
+    text, weights = draw_probe_text(work, options.calibration)
+    imatrix = job.coverage.sha256 if job.coverage else ""
+    facts = (_FORMAT, known_hash(work, settings.state_dir), imatrix, text)
+    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+    journal = Journal(settings.home / "probes" / f"{key}.jsonl")
+    probe = ProbeOptions(work, options.quantize.imatrix, text, job.n_threads)
+    header = read_header(work)
+    tensors = [t for t in header.tensors if is_quantizable(t.name, t.shape, header.architecture)]
+    return measure_sensitivity(header, tensors, probe, weights, journal, progress)
+
+
+def _make_plan(
+    plan: Allocation,
+    plans: Plans,
+    judge: Judge,
+    job: Job,
+    options: SearchOptions,
+    folder: Path,
+    progress: Progress,
+) -> tuple[Allocation, _Made, Judgement]:
+    """Make the plan's file; where quality is the limit, the smallest that really keeps to it.
+
+    Raises:
+        ResourceError: No plan keeps to the target.
+    """
+    target = options.target
+    kept: tuple[Allocation, _Made, Judgement] | None = None
+    for number in range(_MAX_ROUNDS if target.kind == "kld" else 1):
+        made = _make(_with_types(job, plan), folder / f"plan-{number}.gguf", progress)
+        (judgement,) = judge.judge(made.path)
+        if target.kind != "kld":
+            return plan, made, judgement
+        is_kept = judgement.mean_kld <= target.value
+        if is_kept and (kept is None or plan.n_bytes < kept[0].n_bytes):
+            if kept is not None:
+                kept[1].path.unlink()
+            kept = (plan, made, judgement)
+        else:
+            made.path.unlink()
+        if is_kept and judgement.mean_kld >= _NEAR * target.value:
+            break
+        # The sum of losses and what all of them do together differ by a factor: use this one's.
+        factor = judgement.mean_kld / plan.loss if plan.loss else 1.0
+        plan = plans.within_loss((_NEAR + 1) / 2 * target.value / factor)
+    if kept is None:
+        raise ResourceError(
+            f"no plan with the types of {options.kernels} keeps to a KL divergence of "
+            f"{target.value:g} nats",
+            "allow more with --max-kld, or more types with --kernels generic",
+        )
+    return kept
+
+
+def _make_stock(
+    tensor_bytes: int, job: Job, options: SearchOptions, folder: Path, progress: Progress
+) -> _Made | None:
+    """Make the mix that the plan has to beat."""
+    allowed = KERNELS[options.kernels]
+    mix = best_stock(job.header, tensor_bytes, allowed, has_imatrix=job.coverage is not None)
+    if mix is None:
+        return None
+    return _make(replace(job, mix=mix), folder / "stock.gguf", progress)
+
+
+def _make(job: Job, path: Path, progress: Progress) -> _Made:
+    with job.open_quantizer(job.options.types) as quantizer:
+        plan = quantizer.plan()
+        require_free_disk(path.parent, plan_report(job, plan).file_bytes)
+        quantize_s = write(quantizer, plan, path, job, progress)
+    return _Made(job, plan, path, quantize_s)
+
+
+def _publish(made: _Made, report: SearchReport, settings: Settings) -> VariantReport:
+    judgement = report.plan if report.is_plan else report.stock
+    facts: dict[str, str | int | float] = {"target": report.target, "kernels": report.kernels}
+    if judgement is not None:
+        facts["mean_kld"] = judgement.mean_kld
+    job = replace(made.job, options=replace(made.job.options, facts=facts))
+
+    def fill(partial: Path) -> float:
+        os.replace(made.path, partial)  # noqa: PTH105 - `replacing` renames it once more
+        return made.quantize_s
+
+    return publish(job, made.plan, settings, fill)
+
+
+def _with_types(job: Job, plan: Allocation) -> Job:
+    return replace(job, options=replace(job.options, types=plan.types))
+
+
+def _report(job: Job, plan: Allocation, options: SearchOptions) -> SearchReport:
+    with job.open_quantizer(job.options.types) as quantizer:
+        variant = plan_report(job, quantizer.plan())
+    return SearchReport(variant, options.target.label, options.kernels, plan.loss)
+
+
+def _plan_file(report: SearchReport, plan: Allocation, options: SearchOptions) -> PlanFile:
+    return PlanFile(
+        model=report.variant.name,
+        architecture=read_header(report.variant.path).architecture,
+        base=BASE_MIX,
+        types=plan.types,
+        target=report.target,
+        kernels=report.kernels,
+        weights=dict(options.calibration.weights),
+        bits_per_weight=report.variant.bits_per_weight,
+        predicted_kld=report.predicted_kld,
+    )
+
+
+@contextlib.contextmanager
+def _work_folder(target: Path) -> Generator[Path]:
+    """Give a folder beside the target, on its disk; what a killed run left there goes first."""
+    folder = target.with_name(f".{target.stem}.work")
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,83 @@
+"""The file that a model is measured in: weights that can be changed in memory, and that fit there.
+
+Most often this is the source. A source of 4-bit weights, or one that is larger than the memory, is
+measured in 8 bits instead, whose own loss is far below that of any plan.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmedge.gguf.mixes import find_mix
+from llmedge.gguf.reader import read_header
+from llmedge.gguf.tensor_roles import is_quantizable
+from llmedge.host.memory import read_memory
+from llmedge.quantize.execute import QuantizeOptions, quantize
+from llmedge.quantize.probe import WRITABLE
+from llmedge.store.atomic import make_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from llmedge.core.progress import Progress
+    from llmedge.core.settings import Settings
+    from llmedge.gguf.reader import Header
+
+_MEMORY_SHARE = 0.7  # of what is available, for the weights
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Where a model is measured.
+
+    Attributes:
+        work: The file whose weights are changed in memory.
+        reference: The file that variants are compared with.
+    """
+
+    work: Path
+    reference: Path
+
+
+@contextlib.contextmanager
+def measured_in(
+    source: Path, options: QuantizeOptions, settings: Settings, progress: Progress
+) -> Generator[Measured]:
+    """Give the files to measure a source in; a copy in 8 bits is removed afterwards.
+
+    Raises:
+        UsageError: The source is quantized already, and quantizing it again was not allowed.
+        ResourceError: The disk has too little room for the copy.
+    """
+    header = read_header(source)
+    is_large = header.file_bytes > _MEMORY_SHARE * read_memory().available_bytes
+    if not is_large and _is_writable(header):
+        yield Measured(source, source)
+        return
+    folder = settings.home / "work"
+    make_folder(folder)
+    copy = folder / f"{source.stem}-to-measure.gguf"
+    plain = QuantizeOptions(
+        output=copy,
+        n_threads=options.n_threads,
+        allow_requantize=options.allow_requantize,
+        overwrite=True,
+        max_buffer_bytes=options.max_buffer_bytes,
+    )
+    report = quantize(source, find_mix("Q8_0"), plain, settings, progress)
+    try:
+        yield Measured(report.path, report.path if is_large else source)
+    finally:
+        report.path.unlink(missing_ok=True)
+        report.path.with_suffix(".json").unlink(missing_ok=True)
+
+
+def _is_writable(header: Header) -> bool:
+    return all(
+        tensor.quant_type.name in WRITABLE
+        for tensor in header.tensors
+        if is_quantizable(tensor.name, tensor.shape, header.architecture)
+    )

@@ -1,0 +1,237 @@
+"""Variants of a model, from a GGUF file or a checkpoint: converted, calibrated and quantized."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from llmedge.convert.pipeline import convert, open_checkpoint, plan
+from llmedge.convert.report import ConvertOptions
+from llmedge.gguf.mixes import find_mix, require_imatrix
+from llmedge.gguf.reader import read_header
+from llmedge.host.memory import read_memory
+from llmedge.quantize.execute import QuantizeOptions, VariantReport, quantize
+from llmedge.quantize.imatrix import ImatrixOptions, collect_imatrix
+from llmedge.quantize.overrides import expand_types
+from llmedge.quantize.search import BASE_MIX, SearchOptions, SearchReport, search
+from llmedge.quantize.trained_types import trained_type, trained_types
+from llmedge.quantize.working_copy import measured_in
+from llmedge.store.atomic import make_folder
+from llmedge.store.plan_file import read_plan
+from llmedge.store.reference import model_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+    from llmedge.core.progress import Progress
+    from llmedge.core.settings import Settings
+    from llmedge.measure.calibration import CalibrationOptions
+    from llmedge.quantize.kernels import Kernels
+    from llmedge.quantize.target import Target
+
+_MEMORY_SHARE = 0.5  # of what is available, for a checkpoint's weights in 16 bits
+COST_OF_NONE = (
+    "without an importance matrix every weight counts alike; what that costs is in docs/quantize.md"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class VariantsOptions:
+    """What to make.
+
+    Attributes:
+        mixes: Mixes by name; empty for a target or a plan.
+        target: What a measured plan must keep to.
+        plan: A plan that was made before.
+        kernels: Where a plan has to be fast.
+        calibration: The text of the importance matrix and of measured plans.
+        imatrix: An importance matrix that is there already.
+        wants_imatrix: Whether to compute one where it is of use.
+        tensor_types: Quant types of single tensors, `NAME=TYPE`.
+        save_plan: Where to write a measured plan.
+        keep_intermediate: Whether the 16-bit file made from a checkpoint is kept.
+        quantize: The rest.
+    """
+
+    calibration: CalibrationOptions
+    mixes: tuple[str, ...] = ()
+    target: Target | None = None
+    plan: Path | None = None
+    kernels: Kernels = "generic"
+    imatrix: Path | None = None
+    wants_imatrix: bool = True
+    tensor_types: tuple[str, ...] = ()
+    save_plan: Path | None = None
+    keep_intermediate: bool = False
+    quantize: QuantizeOptions = field(default_factory=QuantizeOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class VariantsReport:
+    """What was made.
+
+    Attributes:
+        variants: Of mixes and plans that were given.
+        searches: Of targets.
+    """
+
+    variants: tuple[VariantReport, ...] = ()
+    searches: tuple[SearchReport, ...] = ()
+
+
+def make_variants(
+    source: Path,
+    options: VariantsOptions,
+    settings: Settings,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> VariantsReport:
+    """Make variants of one source.
+
+    Args:
+        source: A GGUF file, or a checkpoint's folder.
+        options: What to make.
+        settings: Where the store is.
+        progress: Shows each step.
+        tell: Takes what a user should know.
+
+    Raises:
+        LlmedgeError: Whatever converting, calibrating or quantizing raises.
+    """
+    with _as_gguf(source, options, settings, progress, tell) as (path, can_requantize):
+        if can_requantize:
+            quantize_options = replace(options.quantize, allow_requantize=True)
+            options = replace(options, quantize=quantize_options)
+        if options.target is not None:
+            return VariantsReport(searches=(_search(path, options, settings, progress, tell),))
+        if options.plan is not None:
+            return VariantsReport(variants=(_planned(path, options, settings, progress),))
+        return VariantsReport(variants=_mixes(path, options, settings, progress, tell))
+
+
+def _search(
+    path: Path,
+    options: VariantsOptions,
+    settings: Settings,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> SearchReport:
+    assert options.target is not None
+    trained = trained_type(read_header(path))
+    if trained is not None:
+        tell(f"{path.name} was trained for {trained}: -t {trained} is what it is best in")
+    with measured_in(path, options.quantize, settings, progress) as files:
+        imatrix = _imatrix(files.work, options, settings, progress, tell)
+        quantize_options = replace(options.quantize, imatrix=imatrix)
+        search_options = SearchOptions(
+            options.target,
+            options.kernels,
+            options.calibration,
+            quantize_options,
+            options.save_plan,
+        )
+        return search(path, files, search_options, settings, progress)
+
+
+def _planned(
+    path: Path, options: VariantsOptions, settings: Settings, progress: Progress
+) -> VariantReport:
+    assert options.plan is not None
+    plan = read_plan(options.plan, read_header(path))
+    quantize_options = replace(
+        options.quantize, types=plan.types, variant=plan.target, imatrix=options.imatrix
+    )
+    return quantize(path, find_mix(plan.base), quantize_options, settings, progress)
+
+
+def _mixes(
+    path: Path,
+    options: VariantsOptions,
+    settings: Settings,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> tuple[VariantReport, ...]:
+    header = read_header(path)
+    trained = trained_type(header)
+    names = options.mixes or (trained or BASE_MIX,)
+    types = expand_types(options.tensor_types, header)
+    mixes = [find_mix(name) for name in dict.fromkeys(names)]
+    ordinary = [mix for mix in mixes if mix.name != trained]
+    expects = options.quantize.dry_run and options.wants_imatrix and options.imatrix is None
+    imatrix = options.imatrix
+    if not expects and any(mix.imatrix != "none" for mix in ordinary):
+        for mix in ordinary:
+            require_imatrix(mix, has_imatrix=options.wants_imatrix or imatrix is not None)
+        imatrix = _imatrix(path, options, settings, progress, tell)
+    reports: list[VariantReport] = []
+    for mix in mixes:
+        if mix.name == trained:
+            tell(f"{path.name} was trained for {trained}: pure {trained}, the embedding in 6 bits")
+            chosen = replace(
+                options.quantize, types=trained_types(header) | types, is_pure=True, imatrix=None
+            )
+        else:
+            chosen = replace(options.quantize, types=types)
+            if mix.imatrix != "none":
+                chosen = replace(chosen, imatrix=imatrix, expects_imatrix=expects)
+        reports.append(quantize(path, mix, chosen, settings, progress))
+    return tuple(reports)
+
+
+def _imatrix(
+    path: Path,
+    options: VariantsOptions,
+    settings: Settings,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> Path | None:
+    """Return the importance matrix to use: the user's, or one that is computed or remembered."""
+    if options.imatrix is not None:
+        return options.imatrix
+    if not options.wants_imatrix:
+        tell(COST_OF_NONE)
+        return None
+    imatrix_options = ImatrixOptions(options.calibration, options.quantize.n_threads)
+    report = collect_imatrix(path, imatrix_options, settings, progress)
+    return report.path
+
+
+@contextlib.contextmanager
+def _as_gguf(
+    source: Path,
+    options: VariantsOptions,
+    settings: Settings,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> Generator[tuple[Path, bool]]:
+    """Give the GGUF file of a source, and whether quantizing it again is known to be harmless.
+
+    A checkpoint is converted to 16 bits, or to 8 where memory is short, and the file is removed
+    afterwards unless it is to be kept.
+    """
+    if not source.is_dir():
+        yield source, False
+        return
+    name = options.quantize.name or model_name(source.resolve())
+    options = replace(options, quantize=replace(options.quantize, name=name))
+    with open_checkpoint(source) as checkpoint:
+        n_bytes = checkpoint.n_bytes
+        mix = "BF16" if n_bytes < _MEMORY_SHARE * read_memory().available_bytes else "Q8_0"
+        folder = settings.home / "work"
+        keeps = options.keep_intermediate
+        output = options.quantize.output if keeps else folder / f"{name}-{mix}.gguf"
+        if not keeps:
+            make_folder(folder)
+        convert_options = ConvertOptions(
+            mix=find_mix(mix), output=output, n_threads=options.quantize.n_threads, overwrite=True
+        )
+        tell(f"converting {source} to {mix} first")
+        report = convert(plan(source, checkpoint, convert_options, settings, progress), progress)
+    try:
+        yield report.path, mix == "Q8_0"
+    finally:
+        if not keeps:
+            report.path.unlink(missing_ok=True)
+            report.path.with_suffix(".json").unlink(missing_ok=True)

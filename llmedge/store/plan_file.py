@@ -1,0 +1,113 @@
+"""A plan on disk: the quant type of each tensor, to use again, to share and to edit."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError, UsageError
+from llmedge.gguf.quant_types import BY_NAME
+from llmedge.store.atomic import write_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmedge.gguf.reader import Header
+
+SCHEMA = "llmedge.plan/1"
+_MAX_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFile:
+    """A plan.
+
+    Attributes:
+        model: Name of the model that it was measured on.
+        architecture: llama.cpp's name of it.
+        base: The mix that decides on tensors which the plan does not name.
+        types: Quant type by tensor name.
+        target: What was asked for, as the variant is called.
+        kernels: The processors that its types are fast on.
+        weights: How much each kind of text counted.
+        bits_per_weight: Over all tensors.
+        predicted_kld: What the measured losses add up to, in nats.
+        schema: Version of this structure.
+    """
+
+    model: str
+    architecture: str
+    base: str
+    types: dict[str, str]
+    target: str
+    kernels: str
+    weights: dict[str, float]
+    bits_per_weight: float
+    predicted_kld: float
+    schema: str = SCHEMA
+
+
+def write_plan(path: Path, plan: PlanFile) -> None:
+    """Write a plan, for people too.
+
+    Raises:
+        ResourceError: The disk is full or read-only.
+    """
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n")
+
+
+def read_plan(path: Path, header: Header) -> PlanFile:
+    """Read a plan and hold it against the model that it is to be used for.
+
+    Raises:
+        NotFoundError: There is no such file.
+        IntegrityError: It is no plan.
+        UnsupportedError: It was written by a later llmedge.
+        UsageError: It names a tensor or a type that does not exist or does not fit.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"the plan {path} is not a file", "make one with --save-plan")
+    if path.stat().st_size > _MAX_BYTES:
+        raise IntegrityError(f"{path} is no plan: it is too large")
+    try:
+        plan = msgspec.json.decode(path.read_bytes(), type=PlanFile)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise IntegrityError(f"{path} is no plan: {error}", "make one with --save-plan") from None
+    if plan.schema != SCHEMA:
+        raise UnsupportedError(f"{path} has schema {plan.schema}", "update llmedge")
+    require_types(plan.types, header, str(path))
+    return plan
+
+
+def require_types(types: dict[str, str], header: Header, where: str) -> None:
+    """Make sure that types can be given to a model's tensors.
+
+    Args:
+        types: Quant type by tensor name.
+        header: The model's.
+        where: What says so, for the error.
+
+    Raises:
+        UsageError: A tensor or a type does not exist, or rows do not fit a type's blocks.
+    """
+    tensors = {tensor.name: tensor for tensor in header.tensors}
+    for name, type_name in types.items():
+        if name not in tensors:
+            close = difflib.get_close_matches(name, tensors, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "`llmedge show` lists the tensors"
+            raise UsageError(f"{where} names {name!r}, which the model does not have", hint)
+        if type_name not in BY_NAME:
+            raise UsageError(
+                f"{where} gives {name} the unknown type {type_name!r}",
+                f"known: {', '.join(BY_NAME)}",
+            )
+        block = BY_NAME[type_name].block_weights
+        if tensors[name].shape[0] % block:
+            raise UsageError(
+                f"{where} gives {name} the type {type_name}, whose blocks of {block} its rows of "
+                f"{tensors[name].shape[0]} do not fit",
+                "choose a type with smaller blocks, such as Q4_0 or Q8_0",
+            )

@@ -1,0 +1,55 @@
+import dataclasses
+import json
+
+import pytest
+
+from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError, UsageError
+from llmedge.gguf.reader import read_header
+from llmedge.store.plan_file import PlanFile, read_plan, write_plan
+
+PLAN = PlanFile(
+    model="tiny",
+    architecture="llama",
+    base="Q4_K_M",
+    types={"output.weight": "Q6_K", "blk.0.ffn_up.weight": "Q4_K"},
+    target="4.5BPW",
+    kernels="arm",
+    weights={"en": 1.0},
+    bits_per_weight=4.5,
+    predicted_kld=0.05,
+)
+
+
+def test_a_plan_comes_back_as_it_was_written(tiny_model, tmp_path):
+    path = tmp_path / "plan.json"
+    write_plan(path, PLAN)
+    assert read_plan(path, read_header(tiny_model)) == PLAN
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"types": {"outptu.weight": "Q6_K"}}, UsageError, "outptu"),
+        ({"types": {"output.weight": "Q7"}}, UsageError, "unknown type 'Q7'"),
+        ({"types": {"output.weight": 6}}, IntegrityError, "no plan"),
+        ({"schema": "llmedge.plan/2"}, UnsupportedError, "llmedge.plan/2"),
+    ],
+)
+def test_an_edited_plan_is_checked(tiny_model, tmp_path, change, error, message: str):
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({**dataclasses.asdict(PLAN), **change}))
+    with pytest.raises(error, match=message):
+        read_plan(path, read_header(tiny_model))
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b"[" * 100_000, b"{" + b" " * 99])
+def test_what_is_no_plan_is_called_so(tiny_model, tmp_path, data: bytes):
+    path = tmp_path / "plan.json"
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError, match="no plan"):
+        read_plan(path, read_header(tiny_model))
+
+
+def test_a_missing_plan_is_not_found(tiny_model, tmp_path):
+    with pytest.raises(NotFoundError, match=r"none\.json"):
+        read_plan(tmp_path / "none.json", read_header(tiny_model))
