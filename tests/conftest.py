@@ -21,9 +21,12 @@ from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.model import Model
 from tests.fakes import RecordingProgress
 from tests.gguf_files import write_tiny_model
+from tests.llama_tools import llama_tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+__all__ = ["llama_tools"]  # a fixture, too
 
 _SCRUBBED = ("LLMEDGE_", "HF_", "GOMP_", "OMP_", "OPENAI_", "NO_COLOR", "FORCE_COLOR")
 

@@ -19,6 +19,7 @@ from llmedge.cli import (
     demo,
     doctor,
     evaluate,
+    imatrix,
     list_models,
     output,
     quantize,
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 for command in (
     convert.convert_command,
+    imatrix.imatrix_command,
     quantize.quantize_command,
     evaluate.evaluate_command,
     bench.bench_command,

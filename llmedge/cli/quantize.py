@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llmedge.cli.options import ModelArgument, ShowFlags, ThreadsOption, grouped, model_path
+from llmedge.cli.calibration import CalibrationFlags
+from llmedge.cli.options import MAX_CTX, ShowFlags, ThreadsOption, grouped, model_path
 from llmedge.cli.output import Table, make_progress, note, show_results
+from llmedge.core.errors import UsageError
 from llmedge.core.units import format_mb, parse_bytes
 
 if TYPE_CHECKING:
+    from llmedge.measure.calibration import CalibrationOptions
     from llmedge.quantize.execute import QuantizeOptions, VariantReport
+    from llmedge.quantize.judge import Judgement
+    from llmedge.quantize.search import SearchReport
+    from llmedge.quantize.target import Target
+    from llmedge.recipe.variants import VariantsOptions
+
+_MAX_TYPES_SHOWN = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,8 +31,32 @@ class QuantizeFlags:
 
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder; the store by default.", show_default=False),
+        typer.Option(
+            "--output", "-o", help="File or folder; the store by default.", show_default=False
+        ),
     ] = None
+    imatrix: Annotated[
+        Path | None,
+        typer.Option(
+            help="Importance matrix (GGUF or .dat) of this model; computed by default.",
+            show_default=False,
+        ),
+    ] = None
+    no_imatrix: Annotated[
+        bool, typer.Option("--no-imatrix", help="Let every weight count alike.")
+    ] = False
+    tensor_type: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TYPE",
+            help="Type of single tensors, such as 'blk.*.ffn_down.weight=Q6_K'; may be repeated.",
+            show_default=False,
+        ),
+    ] = None
+    keep_intermediate: Annotated[
+        bool,
+        typer.Option("--keep-intermediate", help="Keep the 16-bit file made from a checkpoint."),
+    ] = False
     threads: ThreadsOption = None
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Accept a source that is quantized already.")
@@ -32,7 +65,9 @@ class QuantizeFlags:
     max_buffer: Annotated[
         str, typer.Option(help="Memory for the rows of one tensor.", metavar="SIZE")
     ] = "256MiB"
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan only, write nothing.")] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show types and exact sizes, write no variant.")
+    ] = False
 
     def quantize_options(self) -> QuantizeOptions:
         """Return how to quantize."""
@@ -48,47 +83,219 @@ class QuantizeFlags:
         )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class TargetFlags:
+    """What a measured plan must keep to."""
+
+    target_size: Annotated[
+        str | None,
+        typer.Option(help="Bytes of the file.", metavar="SIZE", show_default=False),
+    ] = None
+    target_bpw: Annotated[
+        float | None, typer.Option(help="Bits per weight over all tensors.", show_default=False)
+    ] = None
+    target_ram: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory while it runs with --ctx tokens.", metavar="SIZE", show_default=False
+        ),
+    ] = None
+    max_kld: Annotated[
+        float | None,
+        typer.Option(
+            help="The most KL divergence, in nats; the smallest file.", show_default=False
+        ),
+    ] = None
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="A plan that --save-plan wrote, or yours.", show_default=False),
+    ] = None
+    save_plan: Annotated[
+        Path | None, typer.Option(help="Write the measured plan here.", show_default=False)
+    ] = None
+    kernels: Annotated[
+        Literal["arm", "avx2", "hexagon", "generic"],
+        typer.Option(help="Use only types that are fast there."),
+    ] = "generic"
+    lang: Annotated[
+        str | None,
+        typer.Option(help="Languages that count: hi,ta,en.", show_default=False),
+    ] = None
+    ctx: Annotated[
+        int, typer.Option(min=1, max=MAX_CTX, help="Tokens of context, for --target-ram.")
+    ] = 4096
+    type_k: Annotated[str, typer.Option(help="Type of the keys, for --target-ram.")] = "f16"
+    type_v: Annotated[str, typer.Option(help="Type of the values, for --target-ram.")] = "f16"
+
+    def target(self) -> Target | None:
+        """Return what was asked for.
+
+        Raises:
+            UsageError: More than one thing was, or one that cannot be meant.
+        """
+        from llmedge.gguf.memory import KvCacheOptions
+        from llmedge.quantize.target import Target, require_sensible
+
+        targets: list[Target] = []
+        if self.target_size is not None:
+            size = parse_bytes(self.target_size)
+            targets.append(Target("size", size, _label(self.target_size)))
+        if self.target_bpw is not None:
+            targets.append(Target("bpw", self.target_bpw, f"{self.target_bpw:g}BPW"))
+        if self.target_ram is not None:
+            label = f"RAM{_label(self.target_ram)}-CTX{self.ctx}"
+            cache = KvCacheOptions(self.ctx, self.type_k, self.type_v)
+            targets.append(Target("ram", parse_bytes(self.target_ram), label, cache))
+        if self.max_kld is not None:
+            targets.append(Target("kld", self.max_kld, f"KLD{self.max_kld:g}"))
+        if len(targets) + (self.plan is not None) > 1:
+            raise UsageError(
+                "one target at a time",
+                "give one of --target-size, --target-bpw, --target-ram, --max-kld and --plan",
+            )
+        if self.save_plan is not None and not targets:
+            raise UsageError("--save-plan writes what was measured for a target", "add a target")
+        return require_sensible(targets[0]) if targets else None
+
+
 @grouped
 def quantize_command(
-    source: ModelArgument,
-    type_: Annotated[
-        list[str],
-        typer.Option("--type", "-t", metavar="MIX", help="Q4_K_M, Q4_0 …; may be repeated."),
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|FOLDER",
+            help="name, name:F16 or ./file.gguf; or a checkpoint's folder.",
+            show_default=False,
+        ),
     ],
+    type_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            "-t",
+            metavar="MIX",
+            help="Q4_K_M (the default), Q4_0 …; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     flags: QuantizeFlags,
+    target: TargetFlags,
+    calibration: CalibrationFlags,
     show: ShowFlags,
 ) -> None:
-    """Make quantized variants of a GGUF file."""
+    """Make quantized variants: by llama.cpp's mixes, or by a measured plan for a target."""
     from llmedge.core.settings import load_settings
-    from llmedge.gguf.mixes import find_mix, require_imatrix
-    from llmedge.quantize.execute import quantize
+    from llmedge.recipe.variants import make_variants
 
-    settings, options, progress = load_settings(), flags.quantize_options(), make_progress()
-    path = model_path(source)
-    mixes = [require_imatrix(find_mix(name), has_imatrix=False) for name in type_]
-    reports = [quantize(path, mix, options, settings, progress) for mix in dict.fromkeys(mixes)]
-    for report in reports:
-        _note_fallbacks(report)
-    show_results("quantize", reports, _table(reports), show.chosen)
+    options = _options(type_ or [], flags, target, calibration)
+    path = Path(source) if Path(source).is_dir() else model_path(source)
+    report = make_variants(path, options, load_settings(), make_progress(), note)
+    for variant in (*report.variants, *(search.variant for search in report.searches)):
+        _note(variant)
+    for search in report.searches:
+        _note_search(search)
+    results = report.searches or report.variants
+    table = _search_table(report.searches) if report.searches else _table(report.variants)
+    show_results("quantize", results, table, show.chosen)
 
 
-def _note_fallbacks(report: VariantReport) -> None:
+def _label(size: str) -> str:
+    return "".join(size.split()).upper()
+
+
+def _options(
+    mixes: list[str], flags: QuantizeFlags, target: TargetFlags, calibration: CalibrationFlags
+) -> VariantsOptions:
+    from llmedge.recipe.variants import VariantsOptions
+
+    chosen = target.target()
+    if mixes and (chosen is not None or target.plan is not None):
+        raise UsageError("a mix and a target exclude each other", "leave -t or the target away")
+    if flags.imatrix is not None and flags.no_imatrix:
+        raise UsageError("--imatrix and --no-imatrix exclude each other", "leave one away")
+    if flags.tensor_type and (chosen is not None or target.plan is not None):
+        raise UsageError(
+            "--tensor-type goes with a mix", "edit the plan instead: --save-plan, then --plan"
+        )
+    return VariantsOptions(
+        calibration=_calibration(target.lang, calibration),
+        mixes=tuple(mixes),
+        target=chosen,
+        plan=target.plan,
+        kernels=target.kernels,
+        imatrix=flags.imatrix,
+        wants_imatrix=not flags.no_imatrix,
+        tensor_types=tuple(flags.tensor_type or ()),
+        save_plan=target.save_plan,
+        keep_intermediate=flags.keep_intermediate,
+        quantize=flags.quantize_options(),
+    )
+
+
+def _calibration(lang: str | None, flags: CalibrationFlags) -> CalibrationOptions:
+    """Return the text: what is said of it, else what fits the languages."""
+    from llmedge.measure.calibration import language_weights
+
+    options = flags.calibration_options()
+    if lang is None:
+        return options
+    if flags.calibration or flags.calibration_weights:
+        raise UsageError(
+            "--lang and a calibration text both say what counts",
+            "give shares of languages with --calibration-weights hi=0.6,en=0.4",
+        )
+    codes = [code.strip() for code in lang.split(",")]
+    return dataclasses.replace(options, weights=language_weights(codes))
+
+
+def _note(report: VariantReport) -> None:
     for group in report.fallbacks:
         note(
-            f"{report.mix}: {group.n_tensors} tensors are {group.got} instead of {group.wanted}, "
-            f"whose blocks their rows do not fit (such as {group.example})"
+            f"{report.variant}: {group.n_tensors} tensors are {group.got} instead of "
+            f"{group.wanted}, whose blocks their rows do not fit (such as {group.example})"
         )
+    coverage = report.coverage
+    if coverage is not None and coverage.uncovered:
+        note(
+            f"{report.variant}: the importance matrix does not cover {len(coverage.uncovered)} "
+            f"tensors (such as {coverage.uncovered[0]})"
+        )
+    for unreached in coverage.unreached if coverage is not None else ():
+        note(f"{report.variant}: no token reached these experts: {unreached}")
 
 
-def _table(reports: list[VariantReport]) -> Table:
+def _note_search(report: SearchReport) -> None:
+    if report.plan is None:
+        return
+    if report.stock is None or report.difference is None:
+        note(f"{report.target}: no mix of llama.cpp's own is as small with these types")
+        return
+    mean, low, high = report.difference
+    change = report.plan.mean_kld / report.stock.mean_kld - 1
+    verdict = "the plan is taken" if report.is_plan else f"{report.stock_mix} is taken instead"
+    note(
+        f"{report.target}: KL divergence {report.plan.mean_kld:.4f} on held-out text, "
+        f"{report.stock_mix} {report.stock.mean_kld:.4f} ({change:+.0%}; difference a chunk "
+        f"{mean:+.4f}, 95 % from {low:+.4f} to {high:+.4f}): {verdict}"
+    )
+
+
+def _types(report: VariantReport) -> str:
+    shown = [f"{n} {name}" for name, n in report.types.items() if name != "F32"]
+    more = len(shown) - _MAX_TYPES_SHOWN
+    return ", ".join(shown[:_MAX_TYPES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _table(reports: tuple[VariantReport, ...]) -> Table:
     return Table(
-        ("mix", "size>", "bits/weight>", "fallbacks>", "seconds>", "file"),
+        ("variant", "size>", "bits/weight>", "tensors", "fallbacks>", "seconds>", "file"),
         [
             (
-                report.mix,
+                report.variant,
                 format_mb(report.file_bytes),
                 f"{report.bits_per_weight:.2f}",
+                _types(report),
                 f"{report.n_fallbacks} of {report.n_tensors}",
                 f"{report.quantize_s:.1f}" if report.sha256 else "planned",
                 str(report.path),
@@ -96,3 +303,32 @@ def _table(reports: list[VariantReport]) -> Table:
             for report in reports
         ],
     )
+
+
+def _search_table(reports: tuple[SearchReport, ...]) -> Table:
+    columns = "what size> bits/weight> KLD> top-1> tensors file"
+    rows: list[tuple[str, ...]] = []
+    for report in reports:
+        variant = report.variant
+        kept = report.plan if report.is_plan is not False else report.stock
+        rows.append(
+            (
+                f"{report.target} {'plan' if report.is_plan is not False else report.stock_mix}",
+                format_mb(variant.file_bytes),
+                f"{variant.bits_per_weight:.2f}",
+                *_measured(kept, f"~{report.predicted_kld:.4f}"),
+                _types(variant),
+                str(variant.path),
+            )
+        )
+        other = report.stock if report.is_plan else report.plan
+        if report.stock is not None and other is not None:
+            name = report.stock_mix if report.is_plan else "plan"
+            rows.append((f"{name}, for comparison", "", "", *_measured(other, ""), "", ""))
+    return Table(tuple(columns.split()), rows)
+
+
+def _measured(judgement: Judgement | None, predicted: str) -> tuple[str, str]:
+    if judgement is None:
+        return predicted, ""
+    return f"{judgement.mean_kld:.4f}", f"{judgement.top1_agreement:.1%}"

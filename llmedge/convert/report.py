@@ -172,7 +172,7 @@ def _without_imatrix(mix: Mix) -> str:
         figures = f" (measured on a model of 135M weights: KL divergence {having}, not {without})"
     return (
         f"{mix.name} loses less with an importance matrix{figures}: --imatrix FILE, from the "
-        "model's GGUF repository or llama.cpp's llama-imatrix"
+        "model's GGUF repository or from `llmedge imatrix` on a 16-bit variant"
     )
 
 

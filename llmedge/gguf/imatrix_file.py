@@ -1,38 +1,74 @@
 """Importance matrices on disk: how much each input column of a tensor counts when it is quantized.
 
-Both of llama.cpp's formats are read: the GGUF one, and the headless one before it, which many
-published files still have. Every length is held against the file's size first, so that a hostile
-file is an `IntegrityError` and takes no memory.
+A file holds, for every tensor, sums of the squares of what entered it, and of how many tokens.
+llama.cpp's GGUF format is read and written; the headless one before it, which many published files
+still have, is read. Every length is held against the file's size first, so that a hostile file is
+an `IntegrityError` and takes no memory.
 
-Source: common/imatrix-loader.cpp of llama.cpp, and `load_imatrix` in tools/quantize/quantize.cpp.
+Source: common/imatrix-loader.cpp of llama.cpp, `save_imatrix` in tools/imatrix/imatrix.cpp and
+`load_imatrix` in tools/quantize/quantize.cpp.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from llmedge.core.errors import IntegrityError, NotFoundError
+from llmedge.core.errors import IntegrityError, LlmedgeError, NotFoundError, UsageError
+from llmedge.gguf.imatrix_old import OldParser
 from llmedge.gguf.quant_types import F32
 from llmedge.gguf.reader import MAGIC, Array, Header, TensorInfo, read_header
+from llmedge.gguf.writer import StringList, encode_header, encode_metadata, lay_out, padded_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from io import BufferedReader
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     Weights: TypeAlias = NDArray[np.float32]
+    Values: TypeAlias = NDArray[np.floating[Any]]
 
-_PARTS = (".in_sum2", ".counts")
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+_F32 = np.dtype("<f4")
 # The largest mixtures of experts need a gigabyte; a sparse file may claim anything for free.
 _MAX_BYTES = 4 << 30
-_MAX_NAME_BYTES = 4096
-_MIN_ENTRY_BYTES = 4 + 1 + 4 + 4 + 4
 _HINT = "download the importance matrix, or compute it, again"
+
+
+@dataclass(frozen=True, slots=True)
+class ImatrixEntry:
+    """What entered one tensor.
+
+    Attributes:
+        sums: Sums of squares by input column, `(n_matrices, n_in)`. Where all matrices of a stack
+            see every token they share one count, and their sums are one row.
+        counts: Rows that were summed, `(n_matrices,)`: tokens, those of each expert by itself.
+    """
+
+    sums: Values
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class ImatrixSums:
+    """An importance matrix before its sums are divided.
+
+    Attributes:
+        datasets: The texts that it was computed on, as its maker called them.
+        n_chunks: How many pieces of text; 0 where the file does not say.
+        chunk_tokens: Tokens of a piece; 0 for the old format, which does not say, and whose counts
+            are pieces and not tokens.
+        entries: By tensor name.
+    """
+
+    datasets: tuple[str, ...]
+    n_chunks: int
+    chunk_tokens: int
+    entries: Mapping[str, ImatrixEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +96,21 @@ def read_imatrix(path: Path) -> Imatrix:
         NotFoundError: There is no such file.
         IntegrityError: It is no importance matrix, is truncated, or contradicts itself.
     """
+    sums = read_sums(path)
+    weights = {name: _means(entry) for name, entry in sums.entries.items()}
+    for name, means in weights.items():
+        if not np.isfinite(means).all():
+            raise _broken(path, f"not every weight of {name} is finite")
+    return Imatrix(sums.datasets, sums.n_chunks, weights)
+
+
+def read_sums(path: Path) -> ImatrixSums:
+    """Read and check an importance matrix in either format, and leave its sums undivided.
+
+    Raises:
+        NotFoundError: There is no such file.
+        IntegrityError: It is no importance matrix, is truncated, or contradicts itself.
+    """
     try:
         file = path.open("rb")
     except OSError as error:
@@ -70,39 +121,154 @@ def read_imatrix(path: Path) -> Imatrix:
             raise _broken(path, f"it has {size} bytes, more than any importance matrix")
         is_gguf = file.read(len(MAGIC)) == MAGIC
         file.seek(0)
-        imatrix = _read_gguf(path, file) if is_gguf else _OldParser(path, file, size).parse()
-    if not imatrix.weights:
+        sums = _read_gguf(path, file) if is_gguf else _read_old(path, file, size)
+    if not sums.entries:
         raise _broken(path, "it has no entries")
-    for name, weights in imatrix.weights.items():
-        if not np.isfinite(weights).all():
+    for name, entry in sums.entries.items():
+        if not np.isfinite(entry.sums).all():
             raise _broken(path, f"not every weight of {name} is finite")
-    return imatrix
+    return sums
+
+
+def is_imatrix(path: Path) -> bool:
+    """Whether a file is an importance matrix and no model; it may still be damaged."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                return path.suffix == ".dat"
+        return read_header(path).text("general.type") == "imatrix"
+    except (OSError, LlmedgeError):
+        return False
+
+
+def write_imatrix(path: Path, sums: ImatrixSums) -> None:
+    """Write the GGUF format; the same bytes for the same sums.
+
+    Args:
+        path: The file; partial after an error: see `store.atomic.replacing`.
+        sums: What to write, rounded to F32.
+
+    Raises:
+        UnsupportedError: A tensor's name is too long for the format.
+        OSError: It cannot be written.
+    """
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for name, entry in sorted(sums.entries.items()):
+        arrays[name + _SUMS] = np.ascontiguousarray(entry.sums, _F32)
+        arrays[name + _COUNTS] = entry.counts.astype(_F32).reshape(-1, 1)
+    tensors = lay_out((name, array.shape[::-1], F32) for name, array in arrays.items())
+    datasets = StringList()
+    for dataset in sums.datasets:
+        datasets.append(dataset)
+    metadata = encode_metadata(
+        {
+            "general.type": "imatrix",
+            "imatrix.datasets": datasets,
+            "imatrix.chunk_count": sums.n_chunks,
+            "imatrix.chunk_size": sums.chunk_tokens,
+        }
+    )
+    with path.open("wb") as file:
+        file.write(encode_header(metadata, tensors))
+        for tensor in tensors:
+            file.write(arrays[tensor.name].data)
+            file.write(bytes(padded_bytes(tensor) - tensor.n_bytes))
+
+
+def merge(parts: Sequence[ImatrixSums]) -> ImatrixSums:
+    """Add importance matrices of one model up, as if they had been computed in one run.
+
+    A tensor outside the layers may be missing in some: llama.cpp's tool leaves the output out.
+
+    Raises:
+        UsageError: They are of different models, or one does not say how many tokens it saw.
+    """
+    first = parts[0]
+    entries: dict[str, ImatrixEntry] = {}
+    for number, part in enumerate(parts, start=1):
+        if not part.chunk_tokens:
+            raise UsageError(
+                f"importance matrix {number} of {len(parts)} does not say how many tokens it saw, "
+                "so it cannot be weighed against others: it is in the old format",
+                "compute it again, or use it alone",
+            )
+        if _layers(part) != _layers(first):
+            (name, *_) = sorted(_layers(part) ^ _layers(first))
+            raise _different(number, f"only one of them has {name}")
+        for name, entry in part.entries.items():
+            entries[name] = _added(entries[name], entry, number, name) if name in entries else entry
+    n_tokens = sum(part.n_chunks * part.chunk_tokens for part in parts)
+    datasets = dict.fromkeys(dataset for part in parts for dataset in part.datasets)
+    return ImatrixSums(tuple(datasets), n_tokens // first.chunk_tokens, first.chunk_tokens, entries)
+
+
+def _layers(sums: ImatrixSums) -> set[str]:
+    return {name for name in sums.entries if name.startswith("blk.")}
+
+
+def _added(one: ImatrixEntry, other: ImatrixEntry, number: int, name: str) -> ImatrixEntry:
+    if one.sums.shape != other.sums.shape:
+        raise _different(number, f"{name} is {one.sums.shape} and {other.sums.shape}")
+    return ImatrixEntry(one.sums.astype(np.float64) + other.sums, one.counts + other.counts)
+
+
+def _different(number: int, why: str) -> UsageError:
+    return UsageError(
+        f"importance matrices 1 and {number} are of different models: {why}",
+        "join those of one model",
+    )
 
 
 def _broken(path: Path, why: str) -> IntegrityError:
     return IntegrityError(f"{path} is damaged: {why}", _HINT)
 
 
-def _read_gguf(path: Path, file: BufferedReader) -> Imatrix:
+def _means(entry: ImatrixEntry) -> Weights:
+    """Divide in F32, as llama.cpp does it: the quantized bytes depend on the last bit."""
+    sums = entry.sums.astype(np.float32)
+    means = np.ones_like(sums)
+    counts = entry.counts.astype(np.float32)[:, np.newaxis]
+    return np.divide(sums, counts, out=means, where=counts > 0)
+
+
+def _read_old(path: Path, file: BufferedReader, size: int) -> ImatrixSums:
+    old = OldParser(path, file, size).parse()
+    entries = {
+        # A file without calls holds means.
+        name: ImatrixEntry(values.reshape(1, -1), np.array([max(n_calls, 1)], np.int64))
+        for name, (n_calls, values) in old.entries.items()
+    }
+    return ImatrixSums(old.datasets, old.n_chunks, 0, entries)
+
+
+def _read_gguf(path: Path, file: BufferedReader) -> ImatrixSums:
     header = read_header(path)
     if header.text("general.type") != "imatrix":
         raise IntegrityError(f"{path} is a GGUF file, but no importance matrix", _HINT)
     datasets = header.metadata.get("imatrix.datasets")
-    n_chunks, chunk_size = header.number("imatrix.chunk_count"), header.number("imatrix.chunk_size")
-    if not isinstance(datasets, Array) or n_chunks is None or chunk_size is None:
+    n_chunks = header.number("imatrix.chunk_count")
+    chunk_tokens = header.number("imatrix.chunk_size")
+    if not isinstance(datasets, Array) or n_chunks is None or chunk_tokens is None:
         raise _broken(path, "it does not say what it was computed on (imatrix.datasets …)")
+    if n_chunks < 0 or chunk_tokens < 0:
+        raise _broken(path, f"it was computed on {n_chunks} chunks of {chunk_tokens} tokens")
     tensors = {tensor.name: tensor for tensor in header.tensors}
-    names = [name.removesuffix(part) for name in tensors for part in _PARTS if name.endswith(part)]
-    weights = {name: _read_pair(header, file, tensors, name) for name in dict.fromkeys(names)}
-    return Imatrix(tuple(map(str, datasets.items)), n_chunks, weights)
+    names = [
+        name.removesuffix(part)
+        for name in tensors
+        for part in (_SUMS, _COUNTS)
+        if name.endswith(part)
+    ]
+    entries = {name: _read_pair(header, file, tensors, name) for name in dict.fromkeys(names)}
+    return ImatrixSums(tuple(map(str, datasets.items)), n_chunks, chunk_tokens, entries)
 
 
 def _read_pair(
     header: Header, file: BufferedReader, tensors: Mapping[str, TensorInfo], name: str
-) -> Weights:
-    """Read one tensor's sums of squares and token counts, by expert; return the means."""
-    values: list[Weights] = []
-    for part in _PARTS:
+) -> ImatrixEntry:
+    """Read one tensor's sums of squares and token counts, by expert."""
+    values: list[NDArray[np.float32]] = []
+    for part in (_SUMS, _COUNTS):
         tensor = tensors.get(name + part)
         if tensor is None or tensor.quant_type is not F32:
             raise _broken(header.path, f"{name}{part} is missing or not F32")
@@ -110,68 +276,9 @@ def _read_pair(
         data = file.read(tensor.n_bytes)
         if len(data) != tensor.n_bytes:
             raise _broken(header.path, f"it became shorter while {tensor.name} was read")
-        values.append(np.frombuffer(data, np.float32))
+        values.append(np.frombuffer(data, _F32))
     sums, counts = values
-    if sums.size % counts.size or not np.isfinite(counts).all():
+    if sums.size % counts.size or not (np.abs(counts) < 1 << 53).all():
         raise _broken(header.path, f"{name} has {sums.size} sums for {counts.size} counts")
-    counts = np.floor(counts + np.float64(0.5)).astype(np.float32)  # they are whole numbers
-    means = np.ones((counts.size, sums.size // counts.size), dtype=np.float32)
-    reached = (counts > 0)[:, np.newaxis]
-    return np.divide(sums.reshape(means.shape), counts[:, np.newaxis], out=means, where=reached)
-
-
-class _OldParser:
-    """Reads the headless format from front to back; every read is checked against what is left."""
-
-    def __init__(self, path: Path, file: BufferedReader, size: int) -> None:
-        self._path = path
-        self._file = file
-        self._left = size
-
-    def parse(self) -> Imatrix:
-        n_entries = self._int("the number of entries")
-        if not 1 <= n_entries <= self._left // _MIN_ENTRY_BYTES:
-            raise IntegrityError(f"{self._path} is no importance matrix", _HINT)
-        weights: dict[str, Weights] = {}
-        for _ in range(n_entries):
-            name, values = self._entry()
-            if name in weights:
-                raise _broken(self._path, f"{name} is there twice")
-            weights[name] = values
-        if not self._left:  # as the first versions wrote it
-            return Imatrix((), 0, weights)
-        n_chunks = self._int("the number of chunks")
-        dataset = self._string("the dataset's name")
-        if self._left or n_chunks < 0:
-            raise _broken(self._path, f"{n_chunks} chunks, {self._left} bytes after its end")
-        return Imatrix((dataset,) if dataset else (), n_chunks, weights)
-
-    def _entry(self) -> tuple[str, Weights]:
-        name = self._string("a tensor's name")
-        if not name.isprintable() or not name:
-            raise _broken(self._path, f"the tensor name {name!r} is empty or not plain text")
-        n_calls = self._int(f"the calls of {name}")
-        n_values = self._int(f"the length of {name}")
-        if n_values < 1:
-            raise _broken(self._path, f"{name} has {n_values} values")
-        values = np.frombuffer(self._take(4 * n_values, name), np.float32).reshape(1, -1)
-        return name, values / np.float32(max(n_calls, 1))
-
-    def _string(self, what: str) -> str:
-        length = self._int(what)
-        if not 0 <= length <= _MAX_NAME_BYTES:
-            raise _broken(self._path, f"{what} is {length} bytes long")
-        try:
-            return self._take(length, what).decode("utf-8")
-        except UnicodeDecodeError:
-            raise _broken(self._path, f"{what} is not UTF-8") from None
-
-    def _int(self, what: str) -> int:
-        return int.from_bytes(self._take(4, what), "little", signed=True)
-
-    def _take(self, n_bytes: int, what: str) -> bytes:
-        data = self._file.read(n_bytes) if n_bytes <= self._left else b""
-        if len(data) != n_bytes:
-            raise _broken(self._path, f"it is truncated: {what} needs {n_bytes} bytes")
-        self._left -= n_bytes
-        return data
+    whole = np.floor(counts + np.float64(0.5)).astype(np.int64)  # they are whole numbers
+    return ImatrixEntry(sums.reshape(counts.size, -1), whole)

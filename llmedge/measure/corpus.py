@@ -38,6 +38,8 @@ KINDS = {
     "maths": "mathematics",
     "chat": "conversations in the model's own template",
 }
+# The Universal Declaration of Human Rights is shipped in these.
+UDHR_LANGUAGES = ("en", "hi", "mr", "bn", "ta", "te", "kn", "ml", "gu", "pa", "ur")
 _CONVERSATIONS = ".jsonl"
 _PIECE_CHARS = 8192
 MIN_CHUNK_TOKENS = 32
@@ -48,12 +50,14 @@ class Corpus:
     """A text to measure on.
 
     Attributes:
-        name: A language's code, another of `KINDS`, or a file's name.
+        name: A language's code, another of `KINDS`, `udhr:` and a code, or a file's name.
         path: The file: plain text, or conversations (`.jsonl`), one a line.
+        language: The language's code where it is known.
     """
 
     name: str
     path: Path
+    language: str | None = None
 
     @property
     def is_chat(self) -> bool:
@@ -92,12 +96,33 @@ def calibration_corpus(kind: str) -> Corpus:
     return _shipped(kind, "calibration")
 
 
+def udhr_corpus(code: str) -> Corpus:
+    """Return the articles of the Universal Declaration of Human Rights, alike in every language.
+
+    Models may have met it in training: it compares languages and vocabularies, not knowledge.
+
+    Raises:
+        UsageError: It is not shipped in this language.
+    """
+    if code not in UDHR_LANGUAGES:
+        raise UsageError(
+            f"the Universal Declaration of Human Rights is not shipped in {code!r}",
+            f"shipped: {', '.join(UDHR_LANGUAGES)}",
+        )
+    return Corpus(f"udhr:{code}", _packaged("udhr", f"{code}.txt"), code)
+
+
 def _shipped(kind: str, folder: str) -> Corpus:
     if kind not in KINDS:
         known = ", ".join(KINDS)
         raise UsageError(f"no text is shipped for language {kind!r}", f"shipped: {known}")
     suffix = _CONVERSATIONS if kind == "chat" else ".txt"
-    return Corpus(kind, Path(str(resources.files("llmedge.measure") / folder / f"{kind}{suffix}")))
+    path = _packaged(folder, f"{kind}{suffix}")
+    return Corpus(kind, path, kind if kind in LANGUAGES else None)
+
+
+def _packaged(folder: str, name: str) -> Path:
+    return Path(str(resources.files("llmedge.measure") / folder / name))
 
 
 def file_corpus(path: Path) -> Corpus:
@@ -141,7 +166,7 @@ def read_chunks(
     if corpus.is_chat and tokenize_chat is not None:
         parts = map(tokenize_chat, read_conversations(corpus))
     else:
-        parts = map(tokenize, _read_pieces(corpus))
+        parts = map(tokenize, read_pieces(corpus))
     for part in parts:
         pending += part
         while len(pending) >= n_ctx:
@@ -181,8 +206,12 @@ def read_conversations(corpus: Corpus) -> Iterator[Conversation]:
                 ) from None
 
 
-def _read_pieces(corpus: Corpus) -> Iterator[str]:
-    """Yield the text in pieces that end with a line or a space, as tokenizers want them cut."""
+def read_pieces(corpus: Corpus) -> Iterator[str]:
+    """Yield a text in pieces that end with a line or a space, as tokenizers want them cut.
+
+    Raises:
+        UsageError: The text is not UTF-8.
+    """
     held = ""
     try:
         with corpus.path.open(encoding="utf-8") as file:

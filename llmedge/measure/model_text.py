@@ -22,7 +22,7 @@ class ModelText:
         model: The open model.
 
     Attributes:
-        n_bytes: UTF-8 bytes of plain text read so far.
+        n_bytes: UTF-8 bytes of text read so far, less what a file of conversations has around it.
     """
 
     def __init__(self, model: Model) -> None:
@@ -39,14 +39,25 @@ class ModelText:
         """Whether the model has a chat template."""
         return self._template is not None
 
-    def chunks(self, corpus: Corpus, n_ctx: int) -> Iterator[list[int]]:
+    def chunks(
+        self, corpus: Corpus, n_ctx: int, *, language: str | None = None
+    ) -> Iterator[list[int]]:
         """Yield a text in chunks of at most `n_ctx` tokens; see `read_chunks`.
+
+        Args:
+            corpus: The text.
+            n_ctx: Tokens in a chunk.
+            language: Of the conversations to take; `None` takes all.
 
         Raises:
             UsageError: The text is unfit, or holds conversations and the model cannot chat.
         """
-        chat = self.chat if self._template else None
-        return read_chunks(corpus, self.plain, chat, n_ctx=n_ctx, bos=self._bos)
+
+        def chat(conversation: Conversation) -> list[int]:
+            return self.chat(conversation) if language in (None, conversation.language) else []
+
+        can_chat = chat if self._template else None
+        return read_chunks(corpus, self.plain, can_chat, n_ctx=n_ctx, bos=self._bos)
 
     def plain(self, text: str) -> list[int]:
         """Return the tokens of plain text, without special ones."""
@@ -63,6 +74,7 @@ class ModelText:
         if self._template is None:
             raise UnsupportedError("the model has no chat template")
         messages = list(conversation.messages)
+        self.n_bytes += sum(len(turn["content"].encode("utf-8", "replace")) for turn in messages)
         try:
             text = self._template.render(messages, add_generation_prompt=False)
         except UsageError:

@@ -1,4 +1,4 @@
-"""Quantiles of a stream in fixed memory."""
+"""Quantiles of a stream in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,59 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+_N_EXACT = 1 << 22  # values that are kept: 16 MiB
+_FIRST_ROOM = 1 << 10
 _SMALLEST = 1e-9
 _LARGEST = 1e4
+
+
+class Quantiles:
+    """Quantiles of a stream: exact up to four million values, right to 0.5 % beyond.
+
+    Args:
+        n_exact: How many values are kept, in single precision.
+    """
+
+    def __init__(self, n_exact: int = _N_EXACT) -> None:
+        self._n_exact = n_exact
+        self._values = np.empty(min(_FIRST_ROOM, n_exact), dtype=np.float32)
+        self._n = 0
+        self._sketch: QuantileSketch | None = None
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Add values, `(n,)`."""
+        if self._sketch is None and self._n + len(values) > self._n_exact:
+            self._sketch = QuantileSketch()
+            self._sketch.add(self._values[: self._n].astype(np.float64))
+            self._values = self._values[:0]
+        if self._sketch is not None:
+            self._sketch.add(values)
+            return
+        end = self._n + len(values)
+        if end > len(self._values):
+            room = np.empty(min(self._n_exact, max(end, 2 * len(self._values))), dtype=np.float32)
+            room[: self._n] = self._values[: self._n]
+            self._values = room
+        self._values[self._n : end] = values
+        self._n = end
+
+    def quantiles(self, shares: Sequence[float]) -> list[float]:
+        """Return the values below which these shares lie; zeros for an empty stream.
+
+        Between two values they are interpolated, in llama.cpp's precision.
+
+        Source: llama.cpp tools/perplexity/perplexity.cpp, `percentile`.
+        """
+        if self._sketch is not None:
+            return [self._sketch.quantile(share) for share in shares]
+        if self._n == 0:
+            return [0.0] * len(shares)
+        ordered = np.sort(self._values[: self._n])
+        return [_interpolate(ordered, share) for share in shares]
 
 
 class QuantileSketch:
@@ -47,3 +96,11 @@ class QuantileSketch:
         if index == 0:
             return 0.0
         return 2 * _SMALLEST * self._growth**index / (1 + self._growth)
+
+
+def _interpolate(ordered: NDArray[np.float32], share: float) -> float:
+    place = np.float32(share) * np.float32(len(ordered) - 1)
+    index = int(place)
+    after = place - np.float32(index)
+    following = ordered[min(index + 1, len(ordered) - 1)]
+    return float((1 - after) * ordered[index] + after * following)

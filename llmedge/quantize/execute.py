@@ -21,7 +21,7 @@ from llmedge.runtime.model import require_single_file
 from llmedge.runtime.quantizer import MAX_BUFFER_BYTES, Quantizer, QuantizerOptions, TensorPlan
 from llmedge.store.atomic import make_folder, replacing
 from llmedge.store.catalog import variant_path
-from llmedge.store.known_hash import known_hash
+from llmedge.store.hashes import remembered_hash
 from llmedge.store.manifest import (
     Manifest,
     Source,
@@ -196,8 +196,13 @@ def quantize(
             return report
         make_folder(job.target.parent)
         require_free_disk(job.target.parent, report.file_bytes)
+        source_sha256 = remembered_hash(source, settings.state_dir, progress)
         return publish(
-            job, plan, settings, lambda partial: write(quantizer, plan, partial, job, progress)
+            job,
+            plan,
+            source_sha256,
+            settings,
+            lambda partial: write(quantizer, plan, partial, job, progress),
         )
 
 
@@ -255,20 +260,24 @@ def write(
 
 
 def publish(
-    job: Job, plan: tuple[TensorPlan, ...], settings: Settings, fill: Callable[[Path], float]
+    job: Job,
+    plan: tuple[TensorPlan, ...],
+    source_sha256: str,
+    settings: Settings,
+    fill: Callable[[Path], float],
 ) -> VariantReport:
     """Put a variant and its sidecar in place.
 
     Args:
         job: What it is.
         plan: What it was made of.
+        source_sha256: The hash of what it was made from.
         settings: Where llmedge remembers that it loads.
         fill: Puts the verified file at a path and returns the seconds that it took to make.
 
     Raises:
         ResourceError: The disk is full or read-only.
     """
-    source_sha256 = known_hash(job.header.path, settings.state_dir)
     with replacing(job.target) as partial:
         quantize_s = fill(partial)
         sha256 = hash_file(partial)

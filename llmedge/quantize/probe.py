@@ -18,7 +18,7 @@ from llmedge.core.errors import EngineError, IntegrityError, ResourceError, Unsu
 from llmedge.gguf.imatrix_file import read_imatrix
 from llmedge.gguf.quant_types import BY_ID, BY_NAME
 from llmedge.host.child import Child, ChildDied
-from llmedge.measure.kl_divergence import log_softmax
+from llmedge.measure.predictions import ROWS_AT_ONCE, LogitRows
 from llmedge.quantize.weights import Importance, Part, Weights, round_trip
 from llmedge.runtime.batch import Batch
 from llmedge.runtime.context import Context, ContextOptions, DecodeResult
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 # Types that a round trip can be written back into with next to no loss of its own.
 WRITABLE = ("F32", "F16", "BF16", "Q8_0")
-_ROWS = 16  # rows that are turned into probabilities at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,25 +240,19 @@ class _Comparison:
     """The unchanged model's predictions, and what others lose against them."""
 
     def __init__(self, logits: NDArray[np.float32], text: ProbeText) -> None:
-        self._log_p = np.empty_like(logits)
-        for rows in _slices(len(logits)):
-            self._log_p[rows] = log_softmax(logits[rows])
-        self._lengths = [len(chunk) - text.n_skipped for chunk in text.chunks]
+        self._logits = logits.copy()
+        self._ends = np.cumsum([len(chunk) - text.n_skipped for chunk in text.chunks])
 
     def klds(self, logits: NDArray[np.float32]) -> tuple[float, ...]:
         """Return the mean KL divergence of each chunk."""
-        rows_klds: list[NDArray[np.float64]] = []
-        for rows in _slices(len(logits)):
-            log_p = self._log_p[rows]
-            log_q = logits[rows] - logits[rows].max(axis=1, keepdims=True)
-            log_q -= np.log(np.exp(log_q).sum(axis=1, keepdims=True))
-            # The difference first: a sum of small numbers keeps its digits in float32.
-            klds = np.einsum("ij,ij->i", np.exp(log_p), log_p - log_q)
-            rows_klds.append(np.maximum(0.0, klds.astype(np.float64)))
-        klds = np.concatenate(rows_klds)
-        ends = np.cumsum(self._lengths)
-        return tuple(float(part.mean()) for part in np.split(klds, ends[:-1]))
+        klds = np.concatenate(
+            [
+                LogitRows(self._logits[rows]).kld(LogitRows(logits[rows]))
+                for rows in _slices(len(logits))
+            ]
+        )
+        return tuple(float(part.mean()) for part in np.split(klds, self._ends[:-1]))
 
 
 def _slices(n_rows: int) -> Iterator[slice]:
-    return (slice(start, start + _ROWS) for start in range(0, n_rows, _ROWS))
+    return (slice(start, start + ROWS_AT_ONCE) for start in range(0, n_rows, ROWS_AT_ONCE))

@@ -28,8 +28,8 @@ from llmedge.quantize.probe_text import draw_probe_text
 from llmedge.quantize.sensitivity import measure_sensitivity
 from llmedge.quantize.stock import best_stock
 from llmedge.store.atomic import make_folder
+from llmedge.store.hashes import remembered_hash
 from llmedge.store.journal import Journal
-from llmedge.store.known_hash import known_hash
 from llmedge.store.plan_file import PlanFile, write_plan
 
 if TYPE_CHECKING:
@@ -151,7 +151,8 @@ def search(
                 is_plan=of_plan.mean_kld < of_stock.mean_kld,
             )
             made = made if report.is_plan else stock
-        report = replace(report, variant=_publish(made, report, settings))
+        source_sha256 = remembered_hash(source, settings.state_dir, progress)
+        report = replace(report, variant=_publish(made, report, source_sha256, settings))
     if options.save_plan is not None and report.is_plan:
         write_plan(options.save_plan, _plan_file(report, plan, options))
     return report
@@ -163,7 +164,7 @@ def _measure(
     """Measure every tensor, or remember it."""
     text, weights = draw_probe_text(work, options.calibration)
     imatrix = job.coverage.sha256 if job.coverage else ""
-    facts = (_FORMAT, known_hash(work, settings.state_dir), imatrix, text)
+    facts = (_FORMAT, remembered_hash(work, settings.state_dir, progress), imatrix, text)
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
     journal = Journal(settings.home / "probes" / f"{key}.jsonl")
     probe = ProbeOptions(work, options.quantize.imatrix, text, job.n_threads)
@@ -233,7 +234,9 @@ def _make(job: Job, path: Path, progress: Progress) -> _Made:
     return _Made(job, plan, path, quantize_s)
 
 
-def _publish(made: _Made, report: SearchReport, settings: Settings) -> VariantReport:
+def _publish(
+    made: _Made, report: SearchReport, source_sha256: str, settings: Settings
+) -> VariantReport:
     judgement = report.plan if report.is_plan else report.stock
     facts: dict[str, str | int | float] = {"target": report.target, "kernels": report.kernels}
     if judgement is not None:
@@ -244,7 +247,7 @@ def _publish(made: _Made, report: SearchReport, settings: Settings) -> VariantRe
         os.replace(made.path, partial)  # noqa: PTH105 - `replacing` renames it once more
         return made.quantize_s
 
-    return publish(job, made.plan, settings, fill)
+    return publish(job, made.plan, source_sha256, settings, fill)
 
 
 def _with_types(job: Job, plan: Allocation) -> Job:

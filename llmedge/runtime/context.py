@@ -50,6 +50,8 @@ class ContextOptions:
         type_v: Type of the values in the kv cache.
         flash_attention: `auto`, `on` or `off`.
         n_threads: Threads; `None` takes the performance cores within the limits.
+        n_outputs_max: Tokens of one decode call that may want logits, whose memory is set aside; 0
+            means all of them.
     """
 
     n_ctx: int = 4096
@@ -60,6 +62,7 @@ class ContextOptions:
     type_v: str = "f16"
     flash_attention: str = "auto"
     n_threads: int | None = None
+    n_outputs_max: int = 0
 
 
 class DecodeResult(enum.Enum):
@@ -121,6 +124,7 @@ class Context(Handle):
         self.model = model
         self._memory = lib.llama_get_memory(pointer)
         self._n_outputs = 0
+        self._n_outputs_max = chosen.n_outputs_max
 
     @property
     def n_ctx(self) -> int:
@@ -131,6 +135,21 @@ class Context(Handle):
     def n_batch(self) -> int:
         """Tokens that one decode call may carry."""
         return int(library().llama_n_batch(self.pointer))
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether it remembers earlier batches; an encoder sees each by itself, and whole."""
+        return bool(self._live_memory())
+
+    @property
+    def n_seq_max(self) -> int:
+        """Sequences that may share the kv cache."""
+        return int(library().llama_n_seq_max(self.pointer))
+
+    @property
+    def n_outputs_max(self) -> int:
+        """Tokens of one decode call that may want logits."""
+        return self._n_outputs_max or self.n_batch
 
     def decode(self, batch: Batch) -> DecodeResult:
         """Run a batch through the model.
@@ -147,7 +166,7 @@ class Context(Handle):
             finally:
                 interrupts.release()
         if self._observation is not None:
-            self._observation.raise_error()
+            self._observation.end_decode()
         self._n_outputs = batch.n_outputs if code == 0 else 0
         if code == 0:
             return DecodeResult.OK
@@ -264,6 +283,7 @@ def _context_params(lib: Any, model: Model, options: ContextOptions) -> tuple[An
     params.n_batch = options.n_batch
     params.n_ubatch = min(options.n_ubatch, options.n_batch)
     params.n_seq_max = options.n_seq_max
+    params.n_outputs_max = options.n_outputs_max
     params.n_threads = params.n_threads_batch = n_threads
     params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
     params.type_k, params.type_v = kv_type(options.type_k).id, kv_type(options.type_v).id

@@ -11,6 +11,7 @@ Source: ggml/include/ggml.h `struct ggml_tensor`, ggml/include/ggml-backend.h
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +22,8 @@ from llmedge.runtime.ggml_base import base_library
 from llmedge.runtime.library import library
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from numpy.typing import NDArray
 
 _F32 = 0
@@ -103,17 +106,64 @@ _Tensor._fields_ = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """The node after which the graph holds nothing but an unneeded product and what comes of it."""
+
+    name: bytes
+    weight: LoadedWeight
+
+
+class _TailStudy:
+    """Looks at one graph, node by node, for where later ones may end.
+
+    The kv cache and recurrent states are written by nodes, too: so the graph may only end where
+    every node that is left descends from the unneeded product. A node is known again by its name,
+    which must be its maker's and no number.
+    """
+
+    def __init__(self, unneeded: Collection[str]) -> None:
+        self._unneeded = frozenset(unneeded)
+        self._names: Counter[bytes] = Counter()
+        self._previous = b""
+        self._descendants: set[int] = set()
+        self._tail: _Tail | None = None
+        self._is_possible = True
+
+    def add(self, node: _Tensor, weight: LoadedWeight | None) -> None:
+        """Look at the next node, and the weight where it is a product of one."""
+        sources = [ctypes.addressof(source.contents) for source in node.src if source]
+        if self._descendants:
+            self._is_possible &= not self._descendants.isdisjoint(sources)
+            self._descendants.add(ctypes.addressof(node))
+        elif weight is not None and weight.name in self._unneeded:
+            inputs = node.src[1].contents
+            is_plain = inputs.type == _F32 and inputs.nb[0] == 4 and inputs.name == self._previous
+            self._is_possible &= is_plain and not inputs.name.startswith((b"node_", b"leaf_"))
+            self._tail = _Tail(bytes(inputs.name), weight)
+            self._descendants.add(ctypes.addressof(node))
+        self._names[bytes(node.name)] += 1
+        self._previous = bytes(node.name)
+
+    def result(self) -> _Tail | None:
+        """Return where later graphs may end, or `None` where they have to run to theirs."""
+        is_found = self._tail is not None and self._names[self._tail.name] == 1
+        return self._tail if is_found and self._is_possible else None
+
+
 class Observation:
     """A watcher as llama.cpp takes it; must live as long as the context it is given to.
 
     Args:
         watcher: Who watches. What it raises ends the decode call and is raised by it.
+        unneeded: Weights whose product nobody needs where the graph ends with it. From the second
+            graph on, only what enters it is computed and shown: the logits are then garbage.
 
     Raises:
         UnsupportedError: This ggml lays its tensors out in another way.
     """
 
-    def __init__(self, watcher: Watcher) -> None:
+    def __init__(self, watcher: Watcher, unneeded: Collection[str] = ()) -> None:
         base = base_library()
         if base.ggml_tensor_overhead() != ctypes.sizeof(_Tensor) + _OBJECT_BYTES:
             raise UnsupportedError(
@@ -125,24 +175,38 @@ class Observation:
         self._mul_mat, self._mul_mat_id, self._get_rows = _op_numbers(
             base, "MUL_MAT", "MUL_MAT_ID", "GET_ROWS"
         )
+        self._study: _TailStudy | None = _TailStudy(unneeded) if unneeded else None
+        self._tail: _Tail | None = None
         self._error: BaseException | None = None
         self.callback: Any = library().ggml_backend_sched_eval_callback(self._call)
 
-    def raise_error(self) -> None:
-        """Raise what the watcher raised since the last call."""
+    @property
+    def stops_early(self) -> bool:
+        """Whether an unneeded product at the end of the graph is no longer computed."""
+        return self._tail is not None
+
+    def end_decode(self) -> None:
+        """Take note that a decode call has ended, and raise what the watcher raised in it."""
         error, self._error = self._error, None
         if error is not None:
             raise error
+        if self._study is not None:
+            self._tail, self._study = self._study.result(), None
 
     def _call(self, address: int, asks: bool, _: int | None) -> bool:  # noqa: FBT001 - C calls it
         node = _Tensor.from_address(address)
         try:
+            if self._tail is not None and node.name == self._tail.name:
+                return asks or self._show_last(node, self._tail)
+            if asks and self._study is not None:
+                weight = node.src[0].contents if node.op == self._mul_mat else None
+                self._study.add(node, weight and self._weight(weight))
             if node.op in (self._mul_mat, self._mul_mat_id):
                 return self._wants(node) if asks else self._show(node)
             if asks and node.op == self._get_rows:
                 self._meet(node.src[0].contents)
             return not asks
-        except BaseException as error:  # noqa: BLE001 - it may not cross C; `raise_error` has it
+        except BaseException as error:  # noqa: BLE001 - it may not cross C; `end_decode` has it
             self._error = error
             return False
 
@@ -171,6 +235,13 @@ class Observation:
             )
         )
         return True
+
+    def _show_last(self, node: _Tensor, tail: _Tail) -> bool:
+        """Show what would enter the unneeded product, and end the graph before it."""
+        if self._watcher.wants(tail.weight, node.ne[1]):
+            inputs = self._array(node, np.dtype(np.float32))
+            self._watcher.see(Product(tail.weight, inputs, (node.data, bytes(node.name)), None))
+        return False
 
     def _weight(self, tensor: _Tensor) -> LoadedWeight:
         # A copy for another backend is called `CPU#blk.0.attn_q.weight#0`.

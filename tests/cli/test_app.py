@@ -231,19 +231,6 @@ def test_show_needs_no_llama_cpp(tiny_model: Path, home: Path):
     assert done.returncode == 0, done.stderr
 
 
-def test_evaluate_shows_a_row_a_model_and_text(cli, smollm2: Path, tmp_path: Path):
-    text = tmp_path / "text.txt"
-    text.write_text("The cat sat on the mat and looked at the dog. " * 30, encoding="utf-8")
-    result = cli(
-        "evaluate", smollm2, "--reference", smollm2, "--text", text, "--ctx", 64, "--chunks", 1
-    )
-    assert result.code == 0
-    header, row = result.out.splitlines()
-    assert header.split()[:2] == ["model", "text"]
-    assert "100.0%" in row
-    assert "text.txt" in row
-
-
 def test_bench_shows_a_row_a_model(cli, tiny_model: Path):
     arguments = ["bench", tiny_model, "--n-prompt", 16, "--n-gen", 4, "-r", 2, "--threads", 1]
     result = cli(*arguments)

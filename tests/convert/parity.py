@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from llmedge.convert.adapter import Adapter
     from llmedge.gguf.imatrix_file import Imatrix
+    from llmedge.gguf.writer import Metadata
 
 Tensors: TypeAlias = "dict[str, torch.Tensor]"
 N_VOCAB, N_TOKENS = 320, 24
@@ -241,8 +242,9 @@ def convert(
     imatrix: Imatrix | None = None,
     adapter: Adapter | None = None,
     guarded: bool = True,
+    vocabulary: Metadata = NO_VOCABULARY,
 ) -> Path:
-    """Convert without a vocabulary."""
+    """Convert without the checkpoint's vocabulary."""
     with FolderCheckpoint(folder) as source, ResumableFile(path, "") as file:
         model = plan_model(source, read_config(folder), adapter, guarded=guarded)
         model = add_pooling(model, folder)
@@ -257,7 +259,7 @@ def convert(
             "general.architecture": model.architecture.name,
             "general.file_type": find_mix(mix).ftype,
         }
-        metadata = encode_metadata({**general, **model.metadata}) + NO_VOCABULARY
+        metadata = encode_metadata({**general, **model.metadata}) + vocabulary
         (output,) = output_files(path, metadata, model.rows, types, imatrix)
         with SilentProgress().task("", total=1, unit="") as task:
             options = StreamOptions(2, 1 << 14)

@@ -52,6 +52,9 @@ def test_the_wheel_carries_texts_recipes_types_and_licence(wheel: Path):
         "llmedge/py.typed",
         "llmedge/measure/sentences/hi.txt",
         "llmedge/measure/heldout/hi.txt",
+        "llmedge/measure/udhr/hi.txt",
+        "llmedge/measure/udhr/LICENSE",
+        "llmedge/measure/udhr/SOURCE.json",
         "llmedge/recipe/shipped/smollm2-135m-instruct.toml",
     ):
         assert name in names

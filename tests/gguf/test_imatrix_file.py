@@ -1,14 +1,24 @@
 import re
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from llmedge.core.errors import IntegrityError, NotFoundError
-from llmedge.gguf.imatrix_file import Imatrix, read_imatrix
+from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError, UsageError
+from llmedge.gguf import imatrix_file
+from llmedge.gguf.imatrix_file import (
+    Imatrix,
+    ImatrixEntry,
+    ImatrixSums,
+    is_imatrix,
+    merge,
+    read_imatrix,
+    read_sums,
+)
 from llmedge.gguf.reader import read_header
 from tests.fakes import works_or_is_refused
 from tests.gguf.imatrix_files import old_imatrix, write_imatrix
@@ -177,3 +187,150 @@ def test_sums_without_counts_are_refused(new: Path):
 def test_a_file_that_is_not_there_is_not_found(tmp_path: Path):
     with pytest.raises(NotFoundError, match="cannot be read"):
         read_imatrix(tmp_path / "none.gguf")
+
+
+# What llmedge writes itself.
+
+
+def entry(sums: list[list[float]], counts: list[int]) -> ImatrixEntry:
+    return ImatrixEntry(np.array(sums, np.float32), np.array(counts, np.int64))
+
+
+def computed(entries: dict[str, ImatrixEntry], n_chunks: int = 3, name: str = "a") -> ImatrixSums:
+    return ImatrixSums((name,), n_chunks, 512, entries)
+
+
+ONE = {
+    MATRIX: entry([[2.0, 4.0, 8.0, 0.0]], [1536]),
+    EXPERTS: entry([[3.0, 6.0], [0.0, 0.0]], [1000, 0]),
+}
+
+
+def assert_equal(one: ImatrixSums, other: ImatrixSums) -> None:
+    assert (one.datasets, one.n_chunks, one.chunk_tokens) == (
+        other.datasets,
+        other.n_chunks,
+        other.chunk_tokens,
+    )
+    assert one.entries.keys() == other.entries.keys()
+    for name, mine in one.entries.items():
+        assert mine.sums.tolist() == other.entries[name].sums.tolist()
+        assert mine.counts.tolist() == other.entries[name].counts.tolist()
+
+
+def test_what_is_written_is_read_back_and_always_the_same_bytes(tmp_path: Path):
+    imatrix_file.write_imatrix(tmp_path / "a.gguf", computed(ONE))
+    assert_equal(read_sums(tmp_path / "a.gguf"), computed(ONE))
+    imatrix_file.write_imatrix(tmp_path / "b.gguf", computed(dict(reversed(ONE.items()))))
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+
+
+def test_it_is_written_as_llama_cpp_writes_it(tmp_path: Path):
+    path = tmp_path / "i.gguf"
+    imatrix_file.write_imatrix(path, computed(ONE))
+    reader = gguf.GGUFReader(path)
+    assert reader.get_field("general.type").contents() == "imatrix"
+    assert reader.get_field("imatrix.datasets").contents() == ["a"]
+    for key, value in (("imatrix.chunk_count", 3), ("imatrix.chunk_size", 512)):
+        field = reader.get_field(key)
+        assert (field.contents(), field.types) == (value, [gguf.GGUFValueType.UINT32])
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    assert list(tensors) == [
+        f"{name}.{part}" for name in sorted(ONE) for part in ("in_sum2", "counts")
+    ]
+    assert tensors[f"{EXPERTS}.in_sum2"].shape.tolist() == [2, 2]
+    assert tensors[f"{EXPERTS}.counts"].shape.tolist() == [1, 2]
+    assert {tensor.tensor_type.name for tensor in reader.tensors} == {"F32"}
+
+
+def test_a_tensor_name_that_does_not_fit_is_refused(tmp_path: Path):
+    with pytest.raises(UnsupportedError, match="does not fit"):
+        imatrix_file.write_imatrix(tmp_path / "i.gguf", computed({"x" * 60: ONE[MATRIX]}))
+
+
+def test_the_sums_of_the_old_format_are_read_with_its_calls_as_counts(tmp_path: Path):
+    sums = read_sums(old(tmp_path, OLD))
+    assert sums.chunk_tokens == 0
+    assert {name: entry.counts.tolist() for name, entry in sums.entries.items()} == {
+        MATRIX: [2],
+        EXPERTS: [1],  # none were said: what is there are means
+    }
+
+
+def test_merging_adds_sums_counts_and_chunks(tmp_path: Path):
+    two = {
+        MATRIX: entry([[1.0, 1.0, 1.0, 1.0]], [512]),
+        EXPERTS: entry([[1.0, 0], [7.0, 7.0]], [2, 1]),
+    }
+    joined = merge([computed(ONE), computed(two, 1, "b"), computed(ONE)])
+    assert_equal(
+        joined,
+        ImatrixSums(
+            ("a", "b"),
+            7,
+            512,
+            {
+                MATRIX: entry([[5.0, 9.0, 17.0, 1.0]], [3584]),
+                EXPERTS: entry([[7.0, 12.0], [7.0, 7.0]], [2002, 1]),
+            },
+        ),
+    )
+
+
+def test_merging_counts_chunks_of_the_first_ones_length():
+    longer = ImatrixSums(("b",), 2, 1024, ONE)
+    assert merge([computed(ONE), longer]).n_chunks == 3 + 4
+
+
+def test_what_only_one_has_outside_the_layers_is_kept():
+    output = {**ONE, "output.weight": entry([[1.0]], [3])}
+    joined = merge([computed(ONE), computed(output)])
+    assert joined.entries["output.weight"].sums.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        ({MATRIX: ONE[MATRIX]}, "only one of them has blk.0.ffn_down_exps.weight"),
+        ({**ONE, MATRIX: entry([[1.0, 2.0]], [1])}, r"attn_q.weight is \(1, 4\) and \(1, 2\)"),
+        ({**ONE, EXPERTS: entry([[1.0, 2, 3, 4]], [1])}, r"is \(2, 2\) and \(1, 4\)"),
+    ],
+)
+def test_importance_matrices_of_different_models_are_not_merged(other, why: str):
+    with pytest.raises(UsageError, match=f"1 and 2 are of different models: .*{why}"):
+        merge([computed(ONE), computed(other)])
+
+
+def test_the_old_format_is_not_merged_and_the_reason_is_said(tmp_path: Path):
+    with pytest.raises(UsageError, match="matrix 2 of 2 does not say how many tokens it saw"):
+        merge([computed(ONE), read_sums(old(tmp_path, OLD))])
+
+
+def test_an_importance_matrix_is_told_from_a_model_and_from_anything_else(
+    tmp_path: Path, new: Path, tiny_model: Path
+):
+    text = tmp_path / "text.txt"
+    text.write_text("GGUF is a format")
+    for path, is_one in ((new, True), (old(tmp_path, OLD), True), (tiny_model, False)):
+        assert is_imatrix(path) == is_one
+    assert not is_imatrix(text)
+    assert not is_imatrix(tmp_path / "none.gguf")
+
+
+def test_negative_chunks_are_refused(tmp_path: Path):
+    path = tmp_path / "i.gguf"
+    imatrix_file.write_imatrix(path, ImatrixSums(("a",), -1, 512, ONE))
+    with pytest.raises(IntegrityError, match="-1 chunks of 512 tokens"):
+        read_sums(path)
+
+
+@given(at=st.integers(0, 800), value=st.binary(min_size=4, max_size=4))
+@hypothesis_settings(max_examples=200, deadline=None)
+def test_any_four_bytes_anywhere_in_the_format_of_today(tmp_path_factory, at: int, value: bytes):
+    path = tmp_path_factory.getbasetemp() / "four.gguf"
+    imatrix_file.write_imatrix(path, computed(ONE))
+    data = path.read_bytes()
+    path.write_bytes(data[:at] + value + data[at + 4 :])
+    with works_or_is_refused():
+        assert read_sums(path).entries
+        assert read_imatrix(path).weights

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import unicodedata
 from pathlib import Path
 
@@ -10,12 +12,14 @@ from llmedge.measure.corpus import (
     KINDS,
     LANGUAGES,
     MIN_CHUNK_TOKENS,
+    UDHR_LANGUAGES,
     Corpus,
     calibration_corpus,
     file_corpus,
     read_chunks,
     read_conversations,
     shipped_corpus,
+    udhr_corpus,
 )
 
 
@@ -101,6 +105,37 @@ def test_a_language_without_a_text_is_refused():
     with pytest.raises(UsageError, match="'xx'") as caught:
         shipped_corpus("xx")
     assert "en, hi, mr" in caught.value.hint
+
+
+@pytest.mark.parametrize("language", UDHR_LANGUAGES)
+def test_the_declaration_is_plain_text_in_its_script(language: str):
+    corpus = udhr_corpus(language)
+    assert (corpus.name, corpus.language) == (f"udhr:{language}", language)
+    text = corpus.path.read_text(encoding="utf-8")
+    letters = [char for char in text if char.isalpha()]
+    assert all(SCRIPTS[language] in unicodedata.name(char, "") for char in letters)
+    assert text == unicodedata.normalize("NFC", text)
+    assert not set(text) & set("<>&{}")
+    paragraphs = text.removesuffix("\n").split("\n\n")
+    assert 49 <= len(paragraphs) <= 51
+    assert all(len(paragraph) > 15 and "\n" not in paragraph for paragraph in paragraphs)
+
+
+def test_the_declaration_is_small_and_what_was_fetched():
+    folder = udhr_corpus("en").path.parent
+    facts = json.loads((folder / "SOURCE.json").read_text(encoding="utf-8"))
+    texts = {path.name: path.read_bytes() for path in folder.glob("*.txt")}
+    assert set(texts) == {f"{language}.txt" for language in UDHR_LANGUAGES} == set(facts["sha256"])
+    for name, data in texts.items():
+        assert hashlib.sha256(data).hexdigest() == facts["sha256"][name]
+    assert sum(map(len, texts.values())) <= 250_000
+    assert "MIT License" in (folder / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_the_declaration_is_not_shipped_in_every_language():
+    with pytest.raises(UsageError, match="not shipped in 'or'") as caught:
+        udhr_corpus("or")
+    assert "en, hi" in caught.value.hint
 
 
 def test_chunks_join_to_the_text(tmp_path: Path):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmedge.measure.quantiles import QuantileSketch
+from llmedge.measure.quantiles import Quantiles, QuantileSketch
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 0.999, 1.0])
@@ -38,3 +38,34 @@ def test_memory_does_not_grow():
     before = sketch._counts.nbytes
     sketch.add(np.random.default_rng(1).random(1_000_000))
     assert sketch._counts.nbytes == before < 64_000
+
+
+def test_few_values_are_kept_and_their_quantiles_interpolated():
+    quantiles = Quantiles()
+    values = np.random.default_rng(1).lognormal(-4, 2, 5_000).astype(np.float32)
+    for part in np.split(values, 625):
+        quantiles.add(part.astype(np.float64))
+    shares = (0.0, 0.5, 0.99, 0.999, 1.0)
+    # The place between two values is itself in single precision, as llama.cpp has it.
+    assert quantiles.quantiles(shares) == pytest.approx(np.quantile(values, shares), rel=1e-3)
+    assert quantiles.quantiles([0.0, 1.0]) == [values.min(), values.max()]
+
+
+def test_quantiles_by_hand():
+    quantiles = Quantiles()
+    quantiles.add(np.array([4.0, 1.0, 3.0, 2.0]))
+    assert quantiles.quantiles([0.5, 0.25]) == [2.5, 1.75]
+
+
+def test_many_values_are_only_counted():
+    values = np.random.default_rng(1).lognormal(-4, 2, 20_000)
+    quantiles = Quantiles(n_exact=1_000)
+    for part in np.split(values, 40):
+        quantiles.add(part)
+    expected = np.quantile(values, 0.99, method="nearest")
+    assert quantiles.quantiles([0.99]) == [pytest.approx(expected, rel=0.011)]
+    assert len(quantiles._values) == 0
+
+
+def test_no_values_have_zeros_as_quantiles():
+    assert Quantiles().quantiles([0.5, 0.9]) == [0.0, 0.0]

@@ -1,3 +1,5 @@
+import importlib
+
 import numpy as np
 import pytest
 
@@ -5,12 +7,14 @@ from llmedge.core.errors import UnsupportedError
 from llmedge.core.progress import SilentProgress
 from llmedge.gguf.mixes import find_mix
 from llmedge.gguf.reader import read_header
+from llmedge.gguf.tensor_roles import is_quantizable
 from llmedge.measure.kl_divergence import DivergenceMeter
 from llmedge.quantize.execute import QuantizeOptions, quantize
 from llmedge.quantize.probe import ProbeOptions, Prober, ProbeText
 from llmedge.runtime.batch import Batch
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.model import Model, ModelOptions
+from tests.convert.parity import convert, make_checkpoint
 
 TEXT = ProbeText((tuple(range(10, 42)), tuple(range(90, 122))), 12)
 
@@ -77,3 +81,25 @@ def test_weights_of_4_bits_cannot_be_changed_and_the_error_says_which_can(
     with pytest.raises(UnsupportedError, match="no weight of") as caught:
         Prober(options(q4))
     assert "F16" in caught.value.hint
+
+
+@pytest.mark.parametrize("family", ["cases_qwen", "cases_deepseek", "cases_lfm2", "cases_mamba"])
+def test_experts_compressed_attention_and_recurrent_layers_can_be_changed(family, tmp_path):
+    cases = importlib.import_module(f"tests.convert.{family}").CASES
+    for case in (cases[0], cases[-1]):
+        folder = tmp_path / case.name
+        make_checkpoint(case, folder)
+        path = convert(folder, folder / "model.gguf")
+        header = read_header(path)
+        wanted = {
+            tensor.name
+            for tensor in header.tensors
+            if is_quantizable(tensor.name, tensor.shape, header.architecture)
+            and tensor.shape[0] % 32 == 0
+        }
+        with Prober(options(path, TEXT)) as prober:
+            assert wanted <= prober.names
+            before = prober.measure({})
+            changed = prober.measure(dict.fromkeys(wanted, "Q4_0"))
+            assert sum(changed) > sum(before)
+            assert prober.measure({}) == before

@@ -20,12 +20,14 @@ class Recorder:
         self.keys: dict[str, tuple[int, bytes]] = {}
         self.experts: dict[str, np.ndarray] = {}
         self.fail_at = fail_at
+        self.n_seen = 0
 
     def wants(self, weight: LoadedWeight, n_rows: int) -> bool:
         return n_rows == N_TOKENS
 
     def see(self, product: Product) -> None:
         name = product.weight.name
+        self.n_seen += 1
         if name == self.fail_at:
             raise LookupError(name)
         self.weights[name] = product.weight
@@ -35,12 +37,13 @@ class Recorder:
             self.experts[name] = product.experts.copy()
 
 
-def watch(path, recorder, n_decodes: int = 1):
+def watch(path, recorder, n_decodes: int = 1, unneeded: tuple[str, ...] = ()) -> Observation:
+    observation = Observation(recorder, unneeded)
     options = ModelOptions(load_mode="read", repack=False)
     small = ContextOptions(n_ctx=64, n_batch=N_TOKENS, n_threads=1)
     with (
         Model.load(path, options) as model,
-        Context(model, small, Observation(recorder)) as context,
+        Context(model, small, observation) as context,
         Batch(N_TOKENS) as batch,
     ):
         for _ in range(n_decodes):
@@ -57,6 +60,7 @@ def watch(path, recorder, n_decodes: int = 1):
             )
             for name, weight in recorder.weights.items()
         }
+    return observation
 
 
 def test_every_matrix_of_the_graph_is_seen_where_it_lies_in_memory(tiny_model):
@@ -94,3 +98,40 @@ def test_queries_and_keys_share_their_inputs_and_say_so(tiny_model):
 def test_what_a_watcher_raises_comes_out_of_decode(tiny_model):
     with pytest.raises(LookupError, match=r"blk\.0\.ffn_up"):
         watch(tiny_model, Recorder(fail_at="blk.0.ffn_up.weight"))
+
+
+def test_an_unneeded_product_at_the_end_is_shown_but_not_computed_again(tiny_model):
+    whole, short = Recorder(), Recorder()
+    assert not watch(tiny_model, whole).stops_early
+    assert watch(tiny_model, short, n_decodes=3, unneeded=("output.weight",)).stops_early
+    assert short.weights.keys() == whole.weights.keys()
+    for name, inputs in whole.inputs.items():
+        assert (short.inputs[name] == inputs).all()
+    assert short.n_seen == 3 * len(whole.inputs)
+    assert short.weights["output.weight"].shape == whole.weights["output.weight"].shape
+
+
+def test_the_logits_of_the_first_graph_are_whole(tiny_model):
+    whole, short = Recorder(), Recorder()
+    watch(tiny_model, whole)
+    watch(tiny_model, short, unneeded=("output.weight",))
+    assert (whole.logits == short.logits).all()
+
+
+def test_a_product_that_others_come_after_is_always_computed(tiny_model):
+    whole, watched = Recorder(), Recorder()
+    watch(tiny_model, whole)
+    for unneeded in (("blk.0.attn_k.weight",), ("no.such.weight",)):
+        assert not watch(tiny_model, watched, n_decodes=2, unneeded=unneeded).stops_early
+        assert (whole.logits == watched.logits).all()
+
+
+def test_what_a_watcher_raises_at_the_end_of_a_short_graph_comes_out_of_decode(tiny_model):
+    class Late(Recorder):
+        def see(self, product: Product) -> None:
+            super().see(product)
+            if self.n_seen > len(self.inputs) and product.weight.name == "output.weight":
+                raise LookupError("late")
+
+    with pytest.raises(LookupError, match="late"):
+        watch(tiny_model, Late(), n_decodes=2, unneeded=("output.weight",))

@@ -1,0 +1,55 @@
+"""Hashes of large files, computed once: remembered by a file's place, size and time."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmedge.core.progress import Progress
+
+_log = logging.getLogger(__name__)
+_READ_BYTES = 4 << 20
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def remembered_hash(path: Path, state_dir: Path, progress: Progress) -> str:
+    """Return a file's SHA-256 in hex, computed where it is not remembered.
+
+    Args:
+        path: The file.
+        state_dir: Where it is remembered; what is there may be deleted.
+        progress: Shows the first time.
+    """
+    status = path.stat()
+    facts = (str(path.resolve()), status.st_size, status.st_mtime_ns)
+    name = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
+    mark = state_dir / "hashes" / name
+    try:
+        known = mark.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        known = ""
+    if _SHA256.fullmatch(known):
+        return known
+    digest = hashlib.sha256()
+    with (
+        path.open("rb") as file,
+        progress.task(f"hashing {path.name}", total=status.st_size, unit="bytes") as task,
+    ):
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+            task.update(file.tell())
+    _remember(mark, digest.hexdigest())
+    return digest.hexdigest()
+
+
+def _remember(mark: Path, value: str) -> None:
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.write_text(value, encoding="ascii")
+    except OSError as error:  # a read-only home: it is computed again next time
+        _log.debug("not remembered: %s", error)
