@@ -21,7 +21,7 @@ COMMANDS = [
 @pytest.fixture
 def stored(cli, tiny_model: Path) -> str:
     """A variant in the store."""
-    assert cli("quantize", tiny_model, "-t", "Q4_0").code == 0
+    assert cli("quantize", tiny_model, "--no-imatrix", "-t", "Q4_0").code == 0
     return "tiny:Q4_0"
 
 
@@ -61,7 +61,12 @@ def test_the_version_names_llama_cpp_too(cli):
         (["--nonsense"], "--nonsense"),
         (["nonsense"], "nonsense"),
         (["quantize"], "MODEL"),
-        (["quantize", "x"], "--type"),
+        (["quantize", "x", "-t", "Q4_0", "--target-bpw", "4"], "exclude each other"),
+        (["quantize", "x", "--max-kld", "1", "--target-bpw", "4"], "one target at a time"),
+        (["quantize", "x", "--target-bpw", "99"], "cannot be meant"),
+        (["quantize", "x", "--target-size", "much"], "'much'"),
+        (["quantize", "x", "--save-plan", "p.json"], "add a target"),
+        (["quantize", "x", "--lang", "hi", "--calibration", "english"], "both say what counts"),
         (["show", "x", "--ctx", "many"], "--ctx"),
         (["show", "x", "--ctx", "0"], "--ctx"),
         (["list", "--format", "xml"], "xml"),
@@ -115,7 +120,7 @@ def test_an_empty_store_says_how_to_fill_it(cli):
 
 def test_quantize_shows_what_it_made(cli, tiny_model: Path, tmp_path: Path):
     result = cli(
-        "quantize", tiny_model, "-t", "q4_0", "-t", "Q4_K_M", "-t", "Q4_0", "-o", tmp_path / "out"
+        "quantize", tiny_model, "--no-imatrix", "-t", "q4_0", "-t", "Q4_K_M", "-t", "Q4_0", "-o", tmp_path / "out"
     )
     assert result.code == 0
     assert [line.split()[0] for line in result.out.splitlines()] == ["mix", "Q4_0", "Q4_K_M"]
@@ -128,14 +133,14 @@ def test_quantize_shows_what_it_made(cli, tiny_model: Path, tmp_path: Path):
 
 
 def test_quantize_in_json_has_every_figure(cli, tiny_model: Path):
-    (report,) = cli("quantize", tiny_model, "-t", "Q8_0", "--json").json["results"]
+    (report,) = cli("quantize", tiny_model, "--no-imatrix", "-t", "Q8_0", "--json").json["results"]
     assert report["mix"] == "Q8_0"
     assert report["n_fallbacks"] == 0
     assert len(report["sha256"]) == 64
 
 
 def test_a_dry_run_plans_and_says_what_falls_back(cli, smollm2: Path, home: Path):
-    result = cli("quantize", smollm2, "-t", "Q4_K_M", "--dry-run")
+    result = cli("quantize", smollm2, "-t", "Q4_K_M", "--dry-run", "--no-imatrix")
     assert result.code == 0
     assert "planned" in result.out
     assert "6.17" in result.out
@@ -146,14 +151,14 @@ def test_a_dry_run_plans_and_says_what_falls_back(cli, smollm2: Path, home: Path
 def test_quantize_refuses_a_mix_without_its_importance_matrix_before_it_writes(
     cli, tiny_model: Path, tmp_path: Path
 ):
-    result = cli("quantize", tiny_model, "-t", "Q4_0", "-t", "iq2_xs", "-o", tmp_path / "out")
+    result = cli("quantize", tiny_model, "--no-imatrix", "-t", "Q4_0", "-t", "iq2_xs", "-o", tmp_path / "out")
     assert result.code == 4
     assert "IQ2_XS needs an importance matrix" in result.err
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_mix_is_refused_before_anything_is_written(cli, tiny_model: Path, home: Path):
-    result = cli("quantize", tiny_model, "-t", "Q4_0", "-t", "Q4_Z")
+    result = cli("quantize", tiny_model, "--no-imatrix", "-t", "Q4_0", "-t", "Q4_Z")
     assert result.code == 2
     assert "unknown mix 'Q4_Z'" in result.err
     assert not (home / "models").exists()
@@ -178,7 +183,7 @@ def test_the_store_is_listed_shown_and_emptied(cli, stored: str, monkeypatch):
 
 
 def test_rm_takes_all_variants_of_a_name(cli, stored: str, tiny_model: Path):
-    cli("quantize", tiny_model, "-t", "Q8_0")
+    cli("quantize", tiny_model, "--no-imatrix", "-t", "Q8_0")
     assert cli("rm", "tiny", "tiny:Q8_0", "--yes").code == 0
     assert cli("rm", "tiny", "--yes").code == 3
 
@@ -274,7 +279,7 @@ def test_recipes_are_checked(cli, tmp_path: Path):
 def test_a_damaged_file_is_exit_6_and_a_missing_one_exit_3(cli, tiny_copy: Path, tmp_path: Path):
     tiny_copy.write_bytes(tiny_copy.read_bytes()[:5000])
     missing = tmp_path / "none.gguf"
-    for command in (["show"], ["quantize", "-t", "Q4_0"], ["bench"], ["chat"], ["serve"]):
+    for command in (["show"], ["quantize", "-t", "Q4_0", "--no-imatrix"], ["bench"], ["chat"], ["serve"]):
         assert cli(command[0], tiny_copy, *command[1:]).code == 6
         assert cli(command[0], missing, *command[1:]).code == 3
 

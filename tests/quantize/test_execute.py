@@ -203,6 +203,7 @@ def test_ctrl_c_or_a_kill_leaves_nothing_under_the_final_name(
 ):
     folder = tmp_path / "out"
     command = [sys.executable, "-m", "llmedge", "quantize", str(smollm2), "-t", "IQ4_NL"]
+    command += ["--no-imatrix"]
     command += ["-o", str(folder), "--allow-requantize", "--threads", "1"]
     environ = os.environ | {"LLMEDGE_HOME": str(tmp_path / "home")}
     process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
