@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from llmedge.bench.fingerprint import Fingerprint
-    from llmedge.host.load import LoadReport
+# Not for type checking alone: records are decoded by these.
+from llmedge.bench.fingerprint import Fingerprint  # noqa: TC001
+from llmedge.host.load import LoadReport  # noqa: TC001
 
 SCHEMA = "llmedge.bench/1"
 

@@ -15,6 +15,7 @@ import llmedge
 from llmedge.cli import (
     bench,
     chat,
+    choose,
     convert,
     demo,
     doctor,
@@ -50,6 +51,7 @@ for command in (
     quantize.quantize_command,
     evaluate.evaluate_command,
     bench.bench_command,
+    choose.choose_command,
     serve.serve_command,
     chat.chat_command,
     list_models.list_command,

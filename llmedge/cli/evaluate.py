@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from llmedge.cli.evaluate_chat import ChatFlags, evaluate_chat
 from llmedge.cli.options import ModelsArgument, RunFlags, ShowFlags, grouped, model_path
 from llmedge.cli.output import Table, make_progress, show_results
 from llmedge.core.errors import UsageError
@@ -118,18 +119,24 @@ def evaluate_command(
     ] = False,
     against: ReferenceFlags,
     texts: TextFlags,
+    chat: ChatFlags,
     run: RunFlags,
     show: ShowFlags,
 ) -> None:
     """Measure what quantizing cost: KL divergence, agreement, perplexity.
 
-    A text is read in chunks of --ctx tokens; the second half of each is compared.
+    A text is read in chunks of --ctx tokens; the second half of each is compared. With --chat no
+    reference is needed: chrF of the answers, their script, and whether they are whole.
     """
     from llmedge.core.settings import load_settings
 
+    paths = [model_path(model) for model in models]
+    if chat.chat:
+        evaluate_chat(paths, texts.lang or "en", chat, run, show)
+        return
+    chat.refuse_without_chat()
     against.check()
     settings = load_settings()
-    paths = [model_path(model) for model in models]
     if against.base is not None:
         results = _with_base(paths, against.base, texts, run, settings)
     else:

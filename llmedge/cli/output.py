@@ -9,6 +9,7 @@ import inspect
 import io
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Generator, Sequence
@@ -65,6 +66,11 @@ def note(text: str) -> None:
     """Write a remark to stderr."""
     sys.stderr.write("\n".join(map(printable, text.split("\n"))) + "\n")
     sys.stderr.flush()
+
+
+def terminal_width() -> int:
+    """Return how many characters fit on a line of stdout; 80 where that is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 80
 
 
 def show_error(error: LlmedgeError, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import llmedge
+from llmedge.evaluate.fingerprint import EvaluationFingerprint, take_evaluation_fingerprint
 from llmedge.gguf.reader import read_header
 from llmedge.measure.comparison import CompareOptions, compare, compare_with_base
 from llmedge.measure.fertility import Fertility, model_fertility, newest_tg_rate
@@ -116,7 +117,11 @@ def evaluate(
         facts.evaluation(path, corpus.name, comparison.divergence, fertility[corpus])
         for (path, corpus), comparison in found.items()
     ]
-    _record(evaluations, settings)
+    for evaluation, (path, corpus) in zip(evaluations, found, strict=True):
+        fingerprint = take_evaluation_fingerprint(
+            path, reference, corpus, options.context, options.max_chunks
+        )
+        _record(evaluation, fingerprint, settings)
     return evaluations
 
 
@@ -142,7 +147,8 @@ def evaluate_with_base(
         facts.evaluation(path, base.stem, comparison.divergence, None)
         for path, comparison in found.items()
     ]
-    _record(evaluations, settings)
+    for evaluation in evaluations:
+        _record(evaluation, None, settings)
     return evaluations
 
 
@@ -171,12 +177,14 @@ class _Facts:
         )
 
 
-def _record(evaluations: Sequence[Evaluation], settings: Settings) -> None:
-    for evaluation in evaluations:
-        record = {
-            "schema": SCHEMA,
-            "created": utc_now(),
-            "tools": {"llmedge": llmedge.__version__, "llama_cpp": library_info().label},
-            **asdict(evaluation),
-        }
-        append_record(settings, "evaluate", record)
+def _record(
+    evaluation: Evaluation, fingerprint: EvaluationFingerprint | None, settings: Settings
+) -> None:
+    record = {
+        "schema": SCHEMA,
+        "created": utc_now(),
+        "tools": {"llmedge": llmedge.__version__, "llama_cpp": library_info().label},
+        **asdict(evaluation),
+        "fingerprint": None if fingerprint is None else asdict(fingerprint),
+    }
+    append_record(settings, "evaluate", record)

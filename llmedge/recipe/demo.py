@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,6 +20,7 @@ from llmedge.evaluate.report import EvaluateOptions, Evaluation, evaluate
 from llmedge.gguf.mixes import find_mix
 from llmedge.measure.corpus import shipped_corpus
 from llmedge.quantize.execute import QuantizeOptions, VariantReport, quantize
+from llmedge.recipe.pareto import Point, Rule, judge
 from llmedge.runtime.context import ContextOptions
 from llmedge.serve.server import ServeOptions, background_server, open_engine
 
@@ -32,13 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "smollm2-135m-demo"
 MIXES = ("Q4_0", "Q4_K_M", "Q8_0")
-MAX_KLD = 0.1
-MIN_TOP1 = 0.8
-RULE = (
-    f"the smallest variant with a mean KL divergence of at most {MAX_KLD} and the same first "
-    f"choice at {MIN_TOP1:.0%} of the positions in English; if none is that good, the one with the "
-    "least KL divergence"
-)
+RULE = Rule()
 HONESTY = (
     "The source file is itself 4-bit (Q4_1). KL divergence and top-1 are against that file, not "
     "against the original weights, and quantizing twice loses more than quantizing once: read the "
@@ -131,7 +126,7 @@ def run_demo(settings: Settings, progress: Progress, view: View) -> DemoReport:
     rows = choose([Row(*parts) for parts in zip(variants, evaluations, results, strict=True)])
     view.table(rows)
     chosen = next(row for row in rows if row.is_chosen)
-    view.step(f"chosen: {chosen.variant.mix} ({RULE})")
+    view.step(f"chosen: {chosen.variant.mix} ({RULE.describe('English')})")
     answers = _serve_and_ask(chosen.variant.path, settings, view)
     return DemoReport(source.name, rows, tuple(answers))
 
@@ -154,18 +149,21 @@ def embedded_model() -> Path:
 
 def choose(rows: Sequence[Row]) -> tuple[Row, ...]:
     """Mark one row by `RULE`."""
-
-    def is_good(row: Row) -> bool:
-        divergence = row.evaluation.divergence
-        return divergence.mean_kld <= MAX_KLD and divergence.top1_agreement >= MIN_TOP1
-
-    good = [row for row in rows if is_good(row)]
-    if good:
-        chosen = min(good, key=lambda row: row.variant.tensor_bytes)
-    else:
-        chosen = min(rows, key=lambda row: row.evaluation.divergence.mean_kld)
+    verdicts = judge([_point(row) for row in rows], RULE)
     return tuple(
-        Row(row.variant, row.evaluation, row.bench, is_chosen=row is chosen) for row in rows
+        replace(row, is_chosen=verdict.is_recommended)
+        for row, verdict in zip(rows, verdicts, strict=True)
+    )
+
+
+def _point(row: Row) -> Point:
+    divergence = row.evaluation.divergence
+    return Point(
+        row.variant.mix,
+        row.evaluation.file_bytes,
+        divergence.mean_kld,
+        divergence.top1_agreement,
+        row.bench.generation.mean,
     )
 
 

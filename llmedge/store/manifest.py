@@ -6,13 +6,14 @@ Written last, after the variant: a variant with a sidecar is complete.
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
+from llmedge.core.errors import IntegrityError, LlmedgeError, UnsupportedError, UsageError
 from llmedge.store.atomic import write_bytes
 
 if TYPE_CHECKING:
@@ -131,6 +132,30 @@ def read_manifest(variant: Path) -> Manifest | None:
     if isinstance(schema, str) and schema.startswith(_FAMILY):
         raise UnsupportedError(f"{path} has schema {schema}", "update llmedge")
     return None  # some other program's JSON beside a GGUF file
+
+
+def file_sha256(variant: Path) -> str:
+    """Return a variant's SHA-256: its sidecar's where the two belong together, else computed."""
+    try:
+        manifest = read_manifest(variant)
+    except LlmedgeError:
+        manifest = None
+    status, sidecar = variant.stat(), sidecar_path(variant)
+    if (
+        manifest is not None
+        and manifest.file_bytes == status.st_size
+        # A sidecar is written after its variant: a variant that is newer was replaced.
+        and status.st_mtime_ns <= sidecar.stat().st_mtime_ns
+    ):
+        return manifest.sha256
+    return _hash_once(variant, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _hash_once(path: Path, size_bytes: int, mtime_ns: int) -> str:
+    """Hash a file of gigabytes once a process, as long as it stays the same."""
+    del size_bytes, mtime_ns
+    return hash_file(path)
 
 
 def hash_file(path: Path) -> str:

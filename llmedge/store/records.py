@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from llmedge.core.settings import Settings
 
-Kind = Literal["bench", "evaluate"]
+RecordT = TypeVar("RecordT")
+Kind = Literal["bench", "chat", "evaluate"]
 
 
 def append_record(settings: Settings, kind: Kind, record: object) -> Path:
@@ -54,5 +55,20 @@ def read_records(settings: Settings, kind: Kind) -> list[dict[str, object]]:
         try:
             records.append(msgspec.json.decode(line, type=dict[str, object]))
         except msgspec.MsgspecError:
+            continue
+    return records
+
+
+def read_records_as(settings: Settings, kind: Kind, record_type: type[RecordT]) -> list[RecordT]:
+    """Return the records of a kind that have this dataclass's fields, oldest first.
+
+    Records of another shape, such as an older version's, are passed over; fields that the
+    dataclass does not have are, too.
+    """
+    records: list[RecordT] = []
+    for record in read_records(settings, kind):
+        try:
+            records.append(msgspec.convert(record, record_type))
+        except msgspec.ValidationError:
             continue
     return records

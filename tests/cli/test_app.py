@@ -13,7 +13,19 @@ from llmedge.cli import app as app_module
 from tests.gguf_files import replace_value, write_tiny_model
 
 COMMANDS = [
-    *("quantize", "evaluate", "bench", "serve", "chat", "list", "show", "rm", "doctor", "demo"),
+    *(
+        "quantize",
+        "evaluate",
+        "bench",
+        "choose",
+        "serve",
+        "chat",
+        "list",
+        "show",
+        "rm",
+        "doctor",
+        "demo",
+    ),
     "recipe",
 ]
 
@@ -120,7 +132,17 @@ def test_an_empty_store_says_how_to_fill_it(cli):
 
 def test_quantize_shows_what_it_made(cli, tiny_model: Path, tmp_path: Path):
     result = cli(
-        "quantize", tiny_model, "--no-imatrix", "-t", "q4_0", "-t", "Q4_K_M", "-t", "Q4_0", "-o", tmp_path / "out"
+        "quantize",
+        tiny_model,
+        "--no-imatrix",
+        "-t",
+        "q4_0",
+        "-t",
+        "Q4_K_M",
+        "-t",
+        "Q4_0",
+        "-o",
+        tmp_path / "out",
     )
     assert result.code == 0
     assert [line.split()[0] for line in result.out.splitlines()] == ["mix", "Q4_0", "Q4_K_M"]
@@ -151,7 +173,9 @@ def test_a_dry_run_plans_and_says_what_falls_back(cli, smollm2: Path, home: Path
 def test_quantize_refuses_a_mix_without_its_importance_matrix_before_it_writes(
     cli, tiny_model: Path, tmp_path: Path
 ):
-    result = cli("quantize", tiny_model, "--no-imatrix", "-t", "Q4_0", "-t", "iq2_xs", "-o", tmp_path / "out")
+    result = cli(
+        "quantize", tiny_model, "--no-imatrix", "-t", "Q4_0", "-t", "iq2_xs", "-o", tmp_path / "out"
+    )
     assert result.code == 4
     assert "IQ2_XS needs an importance matrix" in result.err
     assert not (tmp_path / "out").exists()
@@ -279,7 +303,13 @@ def test_recipes_are_checked(cli, tmp_path: Path):
 def test_a_damaged_file_is_exit_6_and_a_missing_one_exit_3(cli, tiny_copy: Path, tmp_path: Path):
     tiny_copy.write_bytes(tiny_copy.read_bytes()[:5000])
     missing = tmp_path / "none.gguf"
-    for command in (["show"], ["quantize", "-t", "Q4_0", "--no-imatrix"], ["bench"], ["chat"], ["serve"]):
+    for command in (
+        ["show"],
+        ["quantize", "-t", "Q4_0", "--no-imatrix"],
+        ["bench"],
+        ["chat"],
+        ["serve"],
+    ):
         assert cli(command[0], tiny_copy, *command[1:]).code == 6
         assert cli(command[0], missing, *command[1:]).code == 3
 

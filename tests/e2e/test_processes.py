@@ -204,7 +204,10 @@ def test_damaged_files_through_the_commands(tiny_model: Path, tmp_path: Path, n_
     path = tmp_path / "damaged.gguf"
     for number, damaged in enumerate(mutations(data, header_end, n_files)):
         path.write_bytes(damaged)
-        command = (["show"], ["quantize", "--no-imatrix", "-t", "Q4_0", "-o", str(tmp_path / "out"), "--overwrite"])
+        command = (
+            ["show"],
+            ["quantize", "--no-imatrix", "-t", "Q4_0", "-o", str(tmp_path / "out"), "--overwrite"],
+        )
         for name, *options in command:
             done = run(name, path, *options)
             assert done.returncode in CODES, (number, name, done.stderr)

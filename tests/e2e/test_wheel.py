@@ -55,6 +55,7 @@ def test_the_wheel_carries_texts_recipes_types_and_licence(wheel: Path):
         "llmedge/measure/udhr/hi.txt",
         "llmedge/measure/udhr/LICENSE",
         "llmedge/measure/udhr/SOURCE.json",
+        "llmedge/evaluate/prompts/or.jsonl",
         "llmedge/recipe/shipped/smollm2-135m-instruct.toml",
     ):
         assert name in names

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from llmedge.store.manifest import (
     SCHEMA,
     Manifest,
     Source,
+    file_sha256,
     hash_file,
     read_manifest,
     sidecar_path,
@@ -95,3 +97,34 @@ def test_a_files_hash_is_its_sha256(tmp_path: Path):
 
 def test_times_are_utc_in_whole_seconds():
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", utc_now())
+
+
+def test_a_hash_is_the_sidecars_where_it_belongs_to_the_file(tmp_path: Path):
+    variant = tmp_path / "m-Q4_0.gguf"
+    variant.write_bytes(b"weights")
+    own = hash_file(variant)
+    assert file_sha256(variant) == own
+    write_manifest(variant, replace(MANIFEST, file_bytes=7))
+    assert file_sha256(variant) == MANIFEST.sha256
+
+
+def test_a_sidecar_of_another_file_is_not_believed(tmp_path: Path):
+    variant = tmp_path / "m-Q4_0.gguf"
+    variant.write_bytes(b"weights")
+    own = hash_file(variant)
+    write_manifest(variant, replace(MANIFEST, file_bytes=8))
+    assert file_sha256(variant) == own
+    write_manifest(variant, replace(MANIFEST, file_bytes=7))
+    later_ns = sidecar_path(variant).stat().st_mtime_ns + 1_000_000
+    os.utime(variant, ns=(later_ns, later_ns))
+    assert file_sha256(variant) == own
+    sidecar_path(variant).write_bytes(b"{")
+    assert file_sha256(variant) == own
+
+
+def test_a_file_that_changes_is_hashed_again(tmp_path: Path):
+    variant = tmp_path / "m.gguf"
+    variant.write_bytes(b"one")
+    first = file_sha256(variant)
+    variant.write_bytes(b"other")
+    assert file_sha256(variant) == hash_file(variant) != first
