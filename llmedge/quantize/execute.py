@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import llmedge
@@ -57,7 +57,7 @@ class QuantizeOptions:
         overwrite: Replace a variant that is there already.
         max_buffer_bytes: Bound of the rows kept in memory at once.
         dry_run: Plan only, write nothing.
-        imatrix: The file of an importance matrix.
+        imatrix: The file of an importance matrix; left out where the mix ignores it.
         expects_imatrix: Plan as if there were an importance matrix; for dry runs only.
         types: Quant types of single tensors, by name, instead of what the mix gives them.
         is_pure: Give every tensor the mix's own type, where `types` does not say otherwise.
@@ -218,6 +218,8 @@ def prepare(source: Path, mix: Mix, options: QuantizeOptions, settings: Settings
     """
     header = read_header(source)
     require_single_file(header)
+    if mix.imatrix == "none" and not options.types:
+        options = replace(options, imatrix=None, expects_imatrix=False)
     coverage = read_coverage(options.imatrix, header) if options.imatrix else None
     target = _target_path(source, options.variant or mix.name, options, settings)
     _check_target(source, target, overwrite=options.overwrite or options.dry_run)

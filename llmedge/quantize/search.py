@@ -138,11 +138,13 @@ def search(
         return _report(_with_types(job, plan), plan, options)
     judge = Judge(files.reference, options.calibration.weights, settings, progress, job.n_threads)
     with _work_folder(job.target) as folder:
-        plan, made, of_plan = _make_plan(plan, plans, judge, job, options, folder, progress)
-        report = replace(_report(made.job, plan, options), plan=of_plan, is_plan=True)
+        plan, made = _make_plan(plan, plans, judge, job, options, folder, progress)
         stock = _make_stock(plans.tensor_bytes(plan), job, options, folder, progress)
-        if stock is not None:
-            (of_stock,) = judge.judge(stock.path)
+        report = replace(_report(made.job, plan, options), is_plan=True)
+        if stock is None:
+            (of_plan,) = judge.judge(made.path)
+        else:
+            of_plan, of_stock = judge.judge(made.path, stock.path)
             report = replace(
                 report,
                 stock_mix=stock.job.mix.name,
@@ -151,6 +153,7 @@ def search(
                 is_plan=of_plan.mean_kld < of_stock.mean_kld,
             )
             made = made if report.is_plan else stock
+        report = replace(report, plan=of_plan)
         source_sha256 = remembered_hash(source, settings.state_dir, progress)
         report = replace(report, variant=_publish(made, report, source_sha256, settings))
     if options.save_plan is not None and report.is_plan:
@@ -181,25 +184,23 @@ def _make_plan(
     options: SearchOptions,
     folder: Path,
     progress: Progress,
-) -> tuple[Allocation, _Made, Judgement]:
+) -> tuple[Allocation, _Made]:
     """Make the plan's file; where quality is the limit, the smallest that really keeps to it.
 
     Raises:
         ResourceError: No plan keeps to the target.
     """
     target = options.target
-    kept: tuple[Allocation, _Made, Judgement] | None = None
-    for number in range(_MAX_ROUNDS if target.kind == "kld" else 1):
+    if target.kind != "kld":
+        return plan, _make(_with_types(job, plan), folder / "plan.gguf", progress)
+    kept: tuple[Allocation, _Made] | None = None
+    for number in range(_MAX_ROUNDS):
         made = _make(_with_types(job, plan), folder / f"plan-{number}.gguf", progress)
         (judgement,) = judge.judge(made.path)
-        if target.kind != "kld":
-            return plan, made, judgement
         is_kept = judgement.mean_kld <= target.value
         if is_kept and (kept is None or plan.n_bytes < kept[0].n_bytes):
-            if kept is not None:
-                kept[1].path.unlink()
-            kept = (plan, made, judgement)
-        else:
+            made, kept = (kept[1] if kept else None), (plan, made)
+        if made is not None:
             made.path.unlink()
         if is_kept and judgement.mean_kld >= _NEAR * target.value:
             break

@@ -18,8 +18,10 @@ from llmedge.core.errors import EngineError, NotFoundError
 from llmedge.core.extras import require_extra
 from llmedge.evaluate.report import EvaluateOptions, Evaluation, evaluate
 from llmedge.gguf.mixes import find_mix
+from llmedge.measure.calibration import PRESETS, CalibrationOptions
 from llmedge.measure.corpus import shipped_corpus
 from llmedge.quantize.execute import QuantizeOptions, VariantReport, quantize
+from llmedge.quantize.imatrix import ImatrixOptions, collect_imatrix
 from llmedge.recipe.pareto import Point, Rule, judge
 from llmedge.runtime.context import ContextOptions
 from llmedge.serve.server import ServeOptions, background_server, open_engine
@@ -44,6 +46,8 @@ QUESTIONS = (
     ("hi", "भारत की राजधानी क्या है? एक वाक्य में उत्तर दीजिए।"),
 )
 _MAX_TOKENS = 48
+_CALIBRATION_TOKENS = 4096
+_MAX_CHUNKS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +117,17 @@ def run_demo(settings: Settings, progress: Progress, view: View) -> DemoReport:
     source = embedded_model()
     view.step(f"source: {source.name}. {HONESTY}")
     # A name of its own: a variant of the user's, made from better weights, is never replaced.
-    options = QuantizeOptions(name=NAME, allow_requantize=True, overwrite=True)
+    view.step("computing its importance matrix on the shipped English text")
+    calibration = CalibrationOptions(PRESETS["english"], n_tokens=_CALIBRATION_TOKENS)
+    imatrix = collect_imatrix(source, ImatrixOptions(calibration), settings, progress)
+    options = QuantizeOptions(
+        name=NAME, allow_requantize=True, overwrite=True, imatrix=imatrix.path
+    )
     variants = [quantize(source, find_mix(mix), options, settings, progress) for mix in MIXES]
     view.step("quantized; now comparing each variant with the source on the shipped English text")
     paths = [variant.path for variant in variants]
     corpora = (shipped_corpus("en"),)
-    evaluations = evaluate(paths, source, EvaluateOptions(corpora), settings, progress)
+    evaluations = evaluate(paths, source, EvaluateOptions(corpora, _MAX_CHUNKS), settings, progress)
     view.step("compared; now measuring speed and memory, each variant in a process of its own")
     context = ContextOptions(n_ctx=256, n_threads=settings.threads)
     bench_options = BenchOptions(n_prompt=256, n_gen=64, repetitions=3, context=context)

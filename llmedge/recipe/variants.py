@@ -173,9 +173,9 @@ def _mixes(
                 options.quantize, types=trained_types(header) | types, is_pure=True, imatrix=None
             )
         else:
-            chosen = replace(options.quantize, types=types)
-            if mix.imatrix != "none":
-                chosen = replace(chosen, imatrix=imatrix, expects_imatrix=expects)
+            chosen = replace(
+                options.quantize, types=types, imatrix=imatrix, expects_imatrix=expects
+            )
         reports.append(quantize(path, mix, chosen, settings, progress))
     return tuple(reports)
 

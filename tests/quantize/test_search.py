@@ -60,9 +60,8 @@ def test_a_plan_keeps_to_the_size_and_says_what_it_measured(find, tmp_path):
 @pytest.mark.parametrize("plan_wins", [True, False])
 def test_the_one_that_loses_less_is_shipped(find, tmp_path, monkeypatch, plan_wins: bool):
     def judge(self, *variants):
-        is_plan = variants[0].name.startswith("plan")
-        kld = 0.1 if is_plan == plan_wins else 0.2
-        return [Judgement(kld, {"en": kld}, 0.9, (kld, kld + 0.01))]
+        klds = [0.1 if path.stem.startswith("plan") == plan_wins else 0.2 for path in variants]
+        return [Judgement(kld, {"en": kld}, 0.9, (kld, kld + 0.01)) for kld in klds]
 
     monkeypatch.setattr(Judge, "judge", judge)
     report = find(Target("bpw", 5.0, "5BPW"), save_plan=tmp_path / "plan.json")
@@ -156,8 +155,8 @@ def test_a_source_larger_than_memory_is_measured_in_8_bits(tiny_model, settings,
 
 def test_a_plan_can_be_shared_as_json(find, tmp_path, monkeypatch):
     def judge(self, *variants):
-        kld = 0.1 if variants[0].name.startswith("plan") else 0.2
-        return [Judgement(kld, {"en": kld}, 0.9, (kld,))]
+        klds = [0.1 if path.stem.startswith("plan") else 0.2 for path in variants]
+        return [Judgement(kld, {"en": kld}, 0.9, (kld,)) for kld in klds]
 
     monkeypatch.setattr(Judge, "judge", judge)
     find(Target("bpw", 5.0, "5BPW"), save_plan=tmp_path / "plan.json")

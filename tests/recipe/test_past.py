@@ -1,5 +1,5 @@
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ OPTIONS = BenchOptions(
     n_prompt=16, n_gen=4, repetitions=2, context=ContextOptions(n_ctx=16, n_threads=1)
 )
 WANTED = EvaluationFingerprint("v", "r", "t", 512, None, "f16", "f16", "auto", "llama.cpp 1")
-DIVERGENCE = Divergence(9, 0.05, 0.01, 0.02, 0.3, 0.4, 0.9, 0.1, 11.0, 10.0)
+DIVERGENCE = Divergence(9, *(number / 100 for number in range(1, len(fields(Divergence)))))
 PAST = PastEvaluation("en", DIVERGENCE, WANTED, "2026-01-01T00:00:00Z", "llmedge.evaluate/1")
 QUIET = LoadReport(0.0, 0.0, None)
 
