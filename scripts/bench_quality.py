@@ -34,8 +34,9 @@ from llmedge.gguf.mixes import find_mix
 from llmedge.measure.calibration import PRESETS, CalibrationOptions
 from llmedge.measure.comparison import CompareOptions, compare, paired_difference
 from llmedge.measure.corpus import shipped_corpus
-from llmedge.quantize.execute import QuantizeOptions, quantize
+from llmedge.quantize.execute import quantize
 from llmedge.quantize.imatrix import ImatrixOptions, collect_imatrix
+from llmedge.quantize.job import QuantizeOptions
 from llmedge.quantize.search import SearchOptions, search
 from llmedge.quantize.target import Target
 from llmedge.quantize.working_copy import Measured

@@ -15,7 +15,8 @@ import pytest
 from llmedge.cli.app import main
 from llmedge.core.settings import Settings, load_settings
 from llmedge.gguf.mixes import find_mix
-from llmedge.quantize.execute import QuantizeOptions, quantize
+from llmedge.quantize.execute import quantize
+from llmedge.quantize.job import QuantizeOptions
 from llmedge.recipe.demo import embedded_model
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.model import Model

@@ -16,7 +16,7 @@ from llmedge.core.units import format_mb, parse_bytes
 
 if TYPE_CHECKING:
     from llmedge.measure.calibration import CalibrationOptions
-    from llmedge.quantize.execute import QuantizeOptions, VariantReport
+    from llmedge.quantize.job import QuantizeOptions, VariantReport
     from llmedge.quantize.judge import Judgement
     from llmedge.quantize.search import SearchReport
     from llmedge.quantize.target import Target
@@ -71,7 +71,7 @@ class QuantizeFlags:
 
     def quantize_options(self) -> QuantizeOptions:
         """Return how to quantize."""
-        from llmedge.quantize.execute import QuantizeOptions
+        from llmedge.quantize.job import QuantizeOptions
 
         return QuantizeOptions(
             output=self.output,

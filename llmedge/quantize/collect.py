@@ -141,10 +141,9 @@ class _Run:
             self._save()
 
     def finish(self) -> None:
-        """Write the importance matrix, and drop what was kept meanwhile."""
+        """Write the importance matrix; what was kept meanwhile is of no more use."""
         with replacing(self._job.target) as partial:
             write_imatrix(partial, self._sums())
-        self._job.unfinished.unlink(missing_ok=True)
 
     def _save(self) -> None:
         start = time.monotonic()

@@ -3,173 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import llmedge
 from llmedge.core.errors import IntegrityError, UsageError
-from llmedge.gguf.fallbacks import Fallbacks, group_fallbacks
-from llmedge.gguf.file_size import quantized_file_bytes
-from llmedge.gguf.reader import Header, read_header
-from llmedge.host.cpu import choose_threads
+from llmedge.gguf.reader import read_header
 from llmedge.host.memory import require_free_disk
-from llmedge.quantize.coverage import EXPECTED_METADATA, read_coverage
+from llmedge.quantize.job import (
+    Job,
+    QuantizeOptions,
+    VariantReport,
+    file_bytes,
+    plan_report,
+    prepare,
+)
 from llmedge.runtime.first_load import remember
 from llmedge.runtime.library import library_info
-from llmedge.runtime.model import require_single_file
-from llmedge.runtime.quantizer import MAX_BUFFER_BYTES, Quantizer, QuantizerOptions, TensorPlan
 from llmedge.store.atomic import make_folder, replacing
-from llmedge.store.catalog import variant_path
 from llmedge.store.hashes import remembered_hash
 from llmedge.store.manifest import (
     Manifest,
     Source,
     hash_file,
-    require_own_sidecar,
     sidecar_path,
     write_manifest,
 )
-from llmedge.store.reference import model_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
     from llmedge.core.progress import Progress
     from llmedge.core.settings import Settings
     from llmedge.gguf.mixes import Mix
-    from llmedge.quantize.coverage import Coverage
+    from llmedge.runtime.quantizer import Quantizer, TensorPlan
 
 _UNQUANTIZED = ("F32", "F16", "BF16")
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizeOptions:
-    """How to quantize.
-
-    Attributes:
-        name: The model's name; `None` takes the source's, without its quant type.
-        output: A file (`.gguf`), or the folder where the variants go; `None` is the store.
-        variant: What the variant is called; `None` takes the mix's name.
-        n_threads: Threads; `None` takes the performance cores within the limits.
-        allow_requantize: Accept a source that is quantized already.
-        overwrite: Replace a variant that is there already.
-        max_buffer_bytes: Bound of the rows kept in memory at once.
-        dry_run: Plan only, write nothing.
-        imatrix: The file of an importance matrix; left out where the mix ignores it.
-        expects_imatrix: Plan as if there were an importance matrix; for dry runs only.
-        types: Quant types of single tensors, by name, instead of what the mix gives them.
-        is_pure: Give every tensor the mix's own type, where `types` does not say otherwise.
-        facts: What the sidecar says besides.
-    """
-
-    name: str | None = None
-    output: Path | None = None
-    variant: str | None = None
-    n_threads: int | None = None
-    allow_requantize: bool = False
-    overwrite: bool = False
-    max_buffer_bytes: int = MAX_BUFFER_BYTES
-    dry_run: bool = False
-    imatrix: Path | None = None
-    expects_imatrix: bool = False
-    types: Mapping[str, str] = field(default_factory=dict[str, str])
-    is_pure: bool = False
-    facts: Mapping[str, str | int | float] = field(default_factory=dict[str, "str | int | float"])
-
-
-@dataclass(frozen=True, slots=True)
-class VariantReport:
-    """What became of one mix.
-
-    Attributes:
-        name: The model's name.
-        variant: What the variant is called.
-        mix: The mix's name.
-        path: The variant's file; where it would be, after a dry run.
-        tensor_bytes: Bytes of its tensors.
-        file_bytes: Its size, known before it is written.
-        bits_per_weight: Over all tensors.
-        n_tensors: How many it has.
-        types: How many tensors have each quant type, the most frequent first.
-        fallbacks: What the mix did not get.
-        coverage: What the importance matrix covers; `None` without one.
-        quantize_s: Seconds that the quantizer took; 0 after a dry run.
-        sha256: Its hash; `None` after a dry run.
-    """
-
-    name: str
-    variant: str
-    mix: str
-    path: Path
-    tensor_bytes: int
-    file_bytes: int
-    bits_per_weight: float
-    n_tensors: int
-    types: Mapping[str, int]
-    fallbacks: tuple[Fallbacks, ...]
-    coverage: Coverage | None
-    quantize_s: float
-    sha256: str | None
-
-    @property
-    def n_fallbacks(self) -> int:
-        """How many tensors fell back."""
-        return sum(group.n_tensors for group in self.fallbacks)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One variant to make.
-
-    Attributes:
-        header: The source's.
-        mix: What to make.
-        options: How.
-        n_threads: Threads in force.
-        target: The variant's file.
-        coverage: What the importance matrix covers.
-    """
-
-    header: Header
-    mix: Mix
-    options: QuantizeOptions
-    n_threads: int
-    target: Path
-    coverage: Coverage | None
-
-    @property
-    def variant(self) -> str:
-        """What the variant is called."""
-        return self.options.variant or self.mix.name
-
-    @property
-    def metadata(self) -> dict[str, str | int | float]:
-        """What the file says of how it was made."""
-        metadata: dict[str, str | int | float] = {"llmedge.version": llmedge.__version__}
-        if self.coverage is not None:
-            metadata |= self.coverage.metadata
-        elif self.options.expects_imatrix:
-            metadata |= EXPECTED_METADATA
-        return metadata
-
-    def open_quantizer(self, types: Mapping[str, str]) -> Quantizer:
-        """Start the quantizer with some tensors' types."""
-        return Quantizer(
-            self.header,
-            QuantizerOptions(
-                ftype=self.mix.ftype,
-                n_threads=self.n_threads,
-                allow_requantize=self.options.allow_requantize,
-                max_buffer_bytes=self.options.max_buffer_bytes,
-                imatrix=self.options.imatrix,
-                expects_imatrix=self.options.expects_imatrix,
-                types=types,
-                is_pure=self.options.is_pure,
-                metadata=self.metadata,
-            ),
-        )
 
 
 def quantize(
@@ -206,28 +75,6 @@ def quantize(
         )
 
 
-def prepare(source: Path, mix: Mix, options: QuantizeOptions, settings: Settings) -> Job:
-    """Check everything that can be checked before the quantizer is asked.
-
-    Raises:
-        NotFoundError: The source or the importance matrix is not there.
-        IntegrityError: One of them is damaged.
-        UnsupportedError: The source is one part of a split model, or the importance matrix is of
-            another model.
-        UsageError: The target is the source or exists.
-    """
-    header = read_header(source)
-    require_single_file(header)
-    if mix.imatrix == "none" and not options.types:
-        options = replace(options, imatrix=None, expects_imatrix=False)
-    coverage = read_coverage(options.imatrix, header) if options.imatrix else None
-    target = _target_path(source, options.variant or mix.name, options, settings)
-    _check_target(source, target, overwrite=options.overwrite or options.dry_run)
-    require_own_sidecar(target)
-    n_threads = choose_threads(options.n_threads, settings.threads)
-    return Job(header, mix, options, n_threads, target, coverage)
-
-
 def pinned_types(job: Job) -> dict[str, str]:
     """Return the types of single tensors: the user's, and those that need what is not known.
 
@@ -257,7 +104,7 @@ def write(
     if not job.options.allow_requantize:
         _refuse_requantizing(job.header.path, plan)
     seconds = _run(quantizer, target, job, progress)
-    _verify(target, plan, _file_bytes(job, plan))
+    _verify(target, plan, file_bytes(job, plan))
     return seconds
 
 
@@ -291,49 +138,6 @@ def publish(
     return report
 
 
-def plan_report(
-    job: Job,
-    plan: tuple[TensorPlan, ...],
-    *,
-    quantize_s: float = 0.0,
-    sha256: str | None = None,
-) -> VariantReport:
-    """Return what a plan makes."""
-    tensor_bytes = sum(tensor.n_bytes for tensor in plan)
-    name = job.options.name or model_name(job.header.path)
-    return VariantReport(
-        name=name
-        if job.options.output is None
-        else job.target.stem.removesuffix(f"-{job.variant}"),
-        variant=job.variant,
-        mix=job.mix.name,
-        path=job.target,
-        tensor_bytes=tensor_bytes,
-        file_bytes=_file_bytes(job, plan),
-        bits_per_weight=round(8 * tensor_bytes / job.header.n_weights, 4),
-        n_tensors=len(plan),
-        types=dict(Counter(tensor.target_type for tensor in plan).most_common()),
-        fallbacks=group_fallbacks((t.name, t.wanted_type, t.target_type) for t in plan),
-        coverage=job.coverage,
-        quantize_s=quantize_s,
-        sha256=sha256,
-    )
-
-
-def _file_bytes(job: Job, plan: tuple[TensorPlan, ...]) -> int:
-    return quantized_file_bytes(job.header, (tensor.n_bytes for tensor in plan), job.metadata)
-
-
-def _target_path(source: Path, variant: str, options: QuantizeOptions, settings: Settings) -> Path:
-    """Return where a variant goes: a file or folder of the user's, or the store."""
-    name = options.name or model_name(source)
-    if options.output is None:
-        return variant_path(settings, name, variant)
-    if options.output.suffix.lower() == ".gguf" and not options.output.is_dir():
-        return options.output
-    return options.output / f"{name}-{variant}.gguf"
-
-
 def _refuse_requantizing(source: Path, plan: tuple[TensorPlan, ...]) -> None:
     changed = [tensor for tensor in plan if tensor.source_type != tensor.target_type]
     for tensor in changed:
@@ -343,18 +147,6 @@ def _refuse_requantizing(source: Path, plan: tuple[TensorPlan, ...]) -> None:
                 "quantizing it again loses more",
                 "start from a 16-bit file, or accept the loss with --allow-requantize",
             )
-
-
-def _check_target(source: Path, target: Path, *, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if target.samefile(source):
-        raise UsageError(
-            f"{target} is the source itself; it would be overwritten while it is read",
-            "choose another folder with -o",
-        )
-    if not overwrite:
-        raise UsageError(f"{target} exists", "add --overwrite to replace it")
 
 
 def _run(quantizer: Quantizer, target: Path, job: Job, progress: Progress) -> float:
@@ -379,7 +171,7 @@ def _run(quantizer: Quantizer, target: Path, job: Job, progress: Progress) -> fl
         return time.perf_counter() - start
 
 
-def _verify(path: Path, plan: tuple[TensorPlan, ...], file_bytes: int) -> None:
+def _verify(path: Path, plan: tuple[TensorPlan, ...], n_bytes: int) -> None:
     """Hold what was written to what was planned, tensor by tensor."""
     header = read_header(path)
     written = {tensor.name: tensor for tensor in header.tensors}
@@ -391,9 +183,9 @@ def _verify(path: Path, plan: tuple[TensorPlan, ...], file_bytes: int) -> None:
                 f"tensor {planned.name} was planned as {planned.target_type}, "
                 f"the quantizer wrote {found}"
             )
-    if header.file_bytes != file_bytes:
+    if header.file_bytes != n_bytes:
         raise IntegrityError(
-            f"the file was planned with {file_bytes} bytes, the quantizer wrote {header.file_bytes}"
+            f"the file was planned with {n_bytes} bytes, the quantizer wrote {header.file_bytes}"
         )
 
 

@@ -134,13 +134,14 @@ def collect_imatrix(
         selection = cast("Selection", next(messages))
         target = settings.home / "imatrix" / f"{_key(source_sha256, selection)}.gguf"
         sums = _cached(target)
+        unfinished = partial_path(target)
         if sums is None:
             was_cached = False
             make_folder(target.parent)
-            job = CollectJob(target, partial_path(target), n_threads, options.save_every_s)
-            child.say(job)
+            child.say(CollectJob(target, unfinished, n_threads, options.save_every_s))
             n_resumed = _follow(messages, selection, progress)
             sums = read_sums(target)
+        unfinished.unlink(missing_ok=True)  # of a run that was killed as it ended
     return replace(
         _describe(target, sums),
         was_cached=was_cached,

@@ -11,7 +11,7 @@ from llmedge.quantize.plan import Allocation, allocate
 from llmedge.quantize.stock import stock_types
 
 if TYPE_CHECKING:
-    from llmedge.quantize.execute import Job
+    from llmedge.quantize.job import Job
     from llmedge.quantize.kernels import Kernels
     from llmedge.quantize.sensitivity import Sensitivity
     from llmedge.quantize.target import Target

@@ -19,7 +19,8 @@ from llmedge.gguf.mixes import find_mix
 from llmedge.gguf.reader import read_header
 from llmedge.gguf.tensor_roles import is_quantizable
 from llmedge.host.memory import require_free_disk
-from llmedge.quantize.execute import plan_report, prepare, publish, write
+from llmedge.quantize.execute import publish, write
+from llmedge.quantize.job import plan_report, prepare
 from llmedge.quantize.judge import Judge
 from llmedge.quantize.kernels import KERNELS
 from llmedge.quantize.plans import Plans
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from llmedge.core.progress import Progress
     from llmedge.core.settings import Settings
     from llmedge.measure.calibration import CalibrationOptions
-    from llmedge.quantize.execute import Job, QuantizeOptions, VariantReport
+    from llmedge.quantize.job import Job, QuantizeOptions, VariantReport
     from llmedge.quantize.judge import Judgement
     from llmedge.quantize.kernels import Kernels
     from llmedge.quantize.plan import Allocation

@@ -14,7 +14,8 @@ from llmedge.gguf.mixes import find_mix
 from llmedge.gguf.reader import read_header
 from llmedge.gguf.tensor_roles import is_quantizable
 from llmedge.host.memory import read_memory
-from llmedge.quantize.execute import QuantizeOptions, quantize
+from llmedge.quantize.execute import quantize
+from llmedge.quantize.job import QuantizeOptions
 from llmedge.quantize.probe import WRITABLE
 from llmedge.store.atomic import make_folder
 

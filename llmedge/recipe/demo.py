@@ -20,8 +20,9 @@ from llmedge.evaluate.report import EvaluateOptions, Evaluation, evaluate
 from llmedge.gguf.mixes import find_mix
 from llmedge.measure.calibration import PRESETS, CalibrationOptions
 from llmedge.measure.corpus import shipped_corpus
-from llmedge.quantize.execute import QuantizeOptions, VariantReport, quantize
+from llmedge.quantize.execute import quantize
 from llmedge.quantize.imatrix import ImatrixOptions, collect_imatrix
+from llmedge.quantize.job import QuantizeOptions, VariantReport
 from llmedge.recipe.pareto import Point, Rule, judge
 from llmedge.runtime.context import ContextOptions
 from llmedge.serve.server import ServeOptions, background_server, open_engine

@@ -11,8 +11,9 @@ from llmedge.convert.report import ConvertOptions
 from llmedge.gguf.mixes import find_mix, require_imatrix
 from llmedge.gguf.reader import read_header
 from llmedge.host.memory import read_memory
-from llmedge.quantize.execute import QuantizeOptions, VariantReport, quantize
+from llmedge.quantize.execute import quantize
 from llmedge.quantize.imatrix import ImatrixOptions, collect_imatrix
+from llmedge.quantize.job import QuantizeOptions, VariantReport
 from llmedge.quantize.overrides import expand_types
 from llmedge.quantize.search import BASE_MIX, SearchOptions, SearchReport, search
 from llmedge.quantize.trained_types import trained_type, trained_types

@@ -9,7 +9,8 @@ from llmedge.evaluate.report import EvaluateOptions, evaluate, evaluate_with_bas
 from llmedge.gguf.mixes import find_mix
 from llmedge.measure.comparison import CompareOptions
 from llmedge.measure.corpus import file_corpus, shipped_corpus
-from llmedge.quantize.execute import QuantizeOptions, quantize
+from llmedge.quantize.execute import quantize
+from llmedge.quantize.job import QuantizeOptions
 from llmedge.runtime.context import ContextOptions
 from llmedge.store.records import append_record, read_records
 from tests.fakes import RecordingProgress

@@ -6,7 +6,8 @@ from llmedge.core.progress import SilentProgress
 from llmedge.gguf.file_size import quantized_file_bytes
 from llmedge.gguf.mixes import find_mix
 from llmedge.gguf.reader import read_header
-from llmedge.quantize.execute import QuantizeOptions, quantize
+from llmedge.quantize.execute import quantize
+from llmedge.quantize.job import QuantizeOptions
 from tests.gguf.imatrix_files import write_imatrix
 from tests.gguf_files import write_tiny_model
 

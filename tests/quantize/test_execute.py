@@ -20,7 +20,8 @@ from llmedge.core.settings import Settings
 from llmedge.gguf.mixes import find_mix
 from llmedge.gguf.reader import read_header
 from llmedge.quantize import execute
-from llmedge.quantize.execute import QuantizeOptions, VariantReport, quantize
+from llmedge.quantize.execute import quantize
+from llmedge.quantize.job import QuantizeOptions, VariantReport
 from llmedge.runtime.quantizer import Quantizer
 from llmedge.store.manifest import hash_file, read_manifest
 from tests.fakes import RecordingProgress

@@ -101,6 +101,16 @@ def test_it_is_found_the_next_time(run, tiny_model: Path, text: Path):
     assert progress.totals == {}  # neither hashed nor computed again
 
 
+def test_what_a_run_that_was_killed_as_it_ended_left_behind_is_removed(
+    run, tiny_model: Path, text: Path, home: Path
+):
+    report = run(tiny_model, options(text))
+    left = home / "imatrix" / f".{report.path.name}.unfinished"
+    left.write_bytes(report.path.read_bytes())
+    run(tiny_model, options(text))
+    assert list((home / "imatrix").iterdir()) == [report.path]
+
+
 def test_another_text_seed_or_model_is_computed_anew(
     run, tiny_model: Path, text: Path, tmp_path: Path
 ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from llmedge.quantize.imatrix import ImatrixOptions, collect_imatrix, join_imatr
 from llmedge.runtime.quantizer import Quantizer, QuantizerOptions
 from tests.llama_tools import run_tool
 from tests.quantize.collecting import make_variant
+from tests.quantize.test_collect import NAMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,11 +94,8 @@ def test_many_tokens_in_small_batches_are_equal(
     assert_equal(mine, read_sums(target))
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["llama", "mixtral", "deepseek-2", "gpt-oss", "jamba", "qwen3-next", "gemma3n", "bert"],
-)
-def test_every_kind_of_architecture_is_equal_to_the_last_bit(
+@pytest.mark.parametrize("name", NAMES)
+def test_every_family_of_architectures_is_equal(
     name: str, llama_tools: Path, text: Path, settings: Settings, tmp_path: Path
 ):
     model = make_variant(name, tmp_path)
@@ -104,8 +103,9 @@ def test_every_kind_of_architecture_is_equal_to_the_last_bit(
     expected = theirs(llama_tools, model, text, tmp_path / "theirs.gguf", 64)
     mine, _ = ours(model, text, settings, 64)
     assert_equal(mine, expected)
-    for tensor, entry in expected.entries.items():
-        assert (mine.entries[tensor].sums == entry.sums).all()
+    if platform.machine() in ("x86_64", "AMD64"):  # elsewhere a compiler may fuse the addition
+        for tensor, entry in expected.entries.items():
+            assert (mine.entries[tensor].sums == entry.sums).all()
 
 
 def test_joined_files_are_equal(

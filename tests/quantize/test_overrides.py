@@ -5,7 +5,8 @@ from llmedge.core.errors import UsageError
 from llmedge.core.progress import SilentProgress
 from llmedge.gguf.mixes import find_mix
 from llmedge.gguf.reader import read_header
-from llmedge.quantize.execute import QuantizeOptions, quantize
+from llmedge.quantize.execute import quantize
+from llmedge.quantize.job import QuantizeOptions
 from llmedge.quantize.overrides import expand_types
 from tests.gguf_files import write_tiny_model
 

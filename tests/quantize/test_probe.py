@@ -9,7 +9,8 @@ from llmedge.gguf.mixes import find_mix
 from llmedge.gguf.reader import read_header
 from llmedge.gguf.tensor_roles import is_quantizable
 from llmedge.measure.kl_divergence import DivergenceMeter
-from llmedge.quantize.execute import QuantizeOptions, quantize
+from llmedge.quantize.execute import quantize
+from llmedge.quantize.job import QuantizeOptions
 from llmedge.quantize.probe import ProbeOptions, Prober, ProbeText
 from llmedge.runtime.batch import Batch
 from llmedge.runtime.context import Context, ContextOptions

@@ -7,7 +7,7 @@ from llmedge.core.errors import ResourceError, UsageError
 from llmedge.gguf.reader import read_header
 from llmedge.measure.calibration import CalibrationOptions
 from llmedge.quantize import search as search_module
-from llmedge.quantize.execute import QuantizeOptions
+from llmedge.quantize.job import QuantizeOptions
 from llmedge.quantize.judge import Judge, Judgement
 from llmedge.quantize.search import SearchOptions, SearchReport, search
 from llmedge.quantize.target import Target

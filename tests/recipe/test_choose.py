@@ -12,7 +12,8 @@ from llmedge.evaluate.report import EvaluateOptions
 from llmedge.gguf.mixes import find_mix
 from llmedge.host.load import LoadReport
 from llmedge.measure.corpus import shipped_corpus
-from llmedge.quantize.execute import QuantizeOptions, quantize
+from llmedge.quantize.execute import quantize
+from llmedge.quantize.job import QuantizeOptions
 from llmedge.recipe.choose import Choice, ChooseOptions, choose, judged_points
 from llmedge.recipe.pareto import Rule
 from llmedge.runtime.context import ContextOptions

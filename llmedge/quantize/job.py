@@ -1,0 +1,239 @@
+"""One variant to make: what was asked for, checked before the quantizer is, and what it will be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import llmedge
+from llmedge.core.errors import UsageError
+from llmedge.gguf.fallbacks import Fallbacks, group_fallbacks
+from llmedge.gguf.file_size import quantized_file_bytes
+from llmedge.gguf.reader import Header, read_header
+from llmedge.host.cpu import choose_threads
+from llmedge.quantize.coverage import EXPECTED_METADATA, read_coverage
+from llmedge.runtime.model import require_single_file
+from llmedge.runtime.quantizer import MAX_BUFFER_BYTES, Quantizer, QuantizerOptions, TensorPlan
+from llmedge.store.catalog import variant_path
+from llmedge.store.manifest import require_own_sidecar
+from llmedge.store.reference import model_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from llmedge.core.settings import Settings
+    from llmedge.gguf.mixes import Mix
+    from llmedge.quantize.coverage import Coverage
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeOptions:
+    """How to quantize.
+
+    Attributes:
+        name: The model's name; `None` takes the source's, without its quant type.
+        output: A file (`.gguf`), or the folder where the variants go; `None` is the store.
+        variant: What the variant is called; `None` takes the mix's name.
+        n_threads: Threads; `None` takes the performance cores within the limits.
+        allow_requantize: Accept a source that is quantized already.
+        overwrite: Replace a variant that is there already.
+        max_buffer_bytes: Bound of the rows kept in memory at once.
+        dry_run: Plan only, write nothing.
+        imatrix: The file of an importance matrix; left out where the mix ignores it.
+        expects_imatrix: Plan as if there were an importance matrix; for dry runs only.
+        types: Quant types of single tensors, by name, instead of what the mix gives them.
+        is_pure: Give every tensor the mix's own type, where `types` does not say otherwise.
+        facts: What the sidecar says besides.
+    """
+
+    name: str | None = None
+    output: Path | None = None
+    variant: str | None = None
+    n_threads: int | None = None
+    allow_requantize: bool = False
+    overwrite: bool = False
+    max_buffer_bytes: int = MAX_BUFFER_BYTES
+    dry_run: bool = False
+    imatrix: Path | None = None
+    expects_imatrix: bool = False
+    types: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_pure: bool = False
+    facts: Mapping[str, str | int | float] = field(default_factory=dict[str, "str | int | float"])
+
+
+@dataclass(frozen=True, slots=True)
+class VariantReport:
+    """What became of one mix.
+
+    Attributes:
+        name: The model's name.
+        variant: What the variant is called.
+        mix: The mix's name.
+        path: The variant's file; where it would be, after a dry run.
+        tensor_bytes: Bytes of its tensors.
+        file_bytes: Its size, known before it is written.
+        bits_per_weight: Over all tensors.
+        n_tensors: How many it has.
+        types: How many tensors have each quant type, the most frequent first.
+        fallbacks: What the mix did not get.
+        coverage: What the importance matrix covers; `None` without one.
+        quantize_s: Seconds that the quantizer took; 0 after a dry run.
+        sha256: Its hash; `None` after a dry run.
+    """
+
+    name: str
+    variant: str
+    mix: str
+    path: Path
+    tensor_bytes: int
+    file_bytes: int
+    bits_per_weight: float
+    n_tensors: int
+    types: Mapping[str, int]
+    fallbacks: tuple[Fallbacks, ...]
+    coverage: Coverage | None
+    quantize_s: float
+    sha256: str | None
+
+    @property
+    def n_fallbacks(self) -> int:
+        """How many tensors fell back."""
+        return sum(group.n_tensors for group in self.fallbacks)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One variant to make.
+
+    Attributes:
+        header: The source's.
+        mix: What to make.
+        options: How.
+        n_threads: Threads in force.
+        target: The variant's file.
+        coverage: What the importance matrix covers.
+    """
+
+    header: Header
+    mix: Mix
+    options: QuantizeOptions
+    n_threads: int
+    target: Path
+    coverage: Coverage | None
+
+    @property
+    def variant(self) -> str:
+        """What the variant is called."""
+        return self.options.variant or self.mix.name
+
+    @property
+    def metadata(self) -> dict[str, str | int | float]:
+        """What the file says of how it was made."""
+        metadata: dict[str, str | int | float] = {"llmedge.version": llmedge.__version__}
+        if self.coverage is not None:
+            metadata |= self.coverage.metadata
+        elif self.options.expects_imatrix:
+            metadata |= EXPECTED_METADATA
+        return metadata
+
+    def open_quantizer(self, types: Mapping[str, str]) -> Quantizer:
+        """Start the quantizer with some tensors' types."""
+        return Quantizer(
+            self.header,
+            QuantizerOptions(
+                ftype=self.mix.ftype,
+                n_threads=self.n_threads,
+                allow_requantize=self.options.allow_requantize,
+                max_buffer_bytes=self.options.max_buffer_bytes,
+                imatrix=self.options.imatrix,
+                expects_imatrix=self.options.expects_imatrix,
+                types=types,
+                is_pure=self.options.is_pure,
+                metadata=self.metadata,
+            ),
+        )
+
+
+def prepare(source: Path, mix: Mix, options: QuantizeOptions, settings: Settings) -> Job:
+    """Check everything that can be checked before the quantizer is asked.
+
+    Raises:
+        NotFoundError: The source or the importance matrix is not there.
+        IntegrityError: One of them is damaged.
+        UnsupportedError: The source is one part of a split model, or the importance matrix is of
+            another model.
+        UsageError: The target is the source or exists.
+    """
+    header = read_header(source)
+    require_single_file(header)
+    if mix.imatrix == "none" and not options.types:
+        options = replace(options, imatrix=None, expects_imatrix=False)
+    coverage = read_coverage(options.imatrix, header) if options.imatrix else None
+    target = _target_path(source, options.variant or mix.name, options, settings)
+    check_target(source, target, overwrite=options.overwrite or options.dry_run)
+    require_own_sidecar(target)
+    n_threads = choose_threads(options.n_threads, settings.threads)
+    return Job(header, mix, options, n_threads, target, coverage)
+
+
+def plan_report(
+    job: Job,
+    plan: tuple[TensorPlan, ...],
+    *,
+    quantize_s: float = 0.0,
+    sha256: str | None = None,
+) -> VariantReport:
+    """Return what a plan makes."""
+    tensor_bytes = sum(tensor.n_bytes for tensor in plan)
+    name = job.options.name or model_name(job.header.path)
+    return VariantReport(
+        name=name
+        if job.options.output is None
+        else job.target.stem.removesuffix(f"-{job.variant}"),
+        variant=job.variant,
+        mix=job.mix.name,
+        path=job.target,
+        tensor_bytes=tensor_bytes,
+        file_bytes=file_bytes(job, plan),
+        bits_per_weight=round(8 * tensor_bytes / job.header.n_weights, 4),
+        n_tensors=len(plan),
+        types=dict(Counter(tensor.target_type for tensor in plan).most_common()),
+        fallbacks=group_fallbacks((t.name, t.wanted_type, t.target_type) for t in plan),
+        coverage=job.coverage,
+        quantize_s=quantize_s,
+        sha256=sha256,
+    )
+
+
+def file_bytes(job: Job, plan: tuple[TensorPlan, ...]) -> int:
+    """Return the exact size that a file will have."""
+    return quantized_file_bytes(job.header, (tensor.n_bytes for tensor in plan), job.metadata)
+
+
+def _target_path(source: Path, variant: str, options: QuantizeOptions, settings: Settings) -> Path:
+    """Return where a variant goes: a file or folder of the user's, or the store."""
+    name = options.name or model_name(source)
+    if options.output is None:
+        return variant_path(settings, name, variant)
+    if options.output.suffix.lower() == ".gguf" and not options.output.is_dir():
+        return options.output
+    return options.output / f"{name}-{variant}.gguf"
+
+
+def check_target(source: Path, target: Path, *, overwrite: bool) -> None:
+    """Make sure that a variant may be written.
+
+    Raises:
+        UsageError: The target is the source, or exists and may not be replaced.
+    """
+    if not target.exists():
+        return
+    if target.samefile(source):
+        raise UsageError(
+            f"{target} is the source itself; it would be overwritten while it is read",
+            "choose another folder with -o",
+        )
+    if not overwrite:
+        raise UsageError(f"{target} exists", "add --overwrite to replace it")
