@@ -28,6 +28,7 @@ from llmedge.cli import (
     remove,
     serve,
     show,
+    trim,
 )
 from llmedge.core import interrupts
 from llmedge.core.errors import (
@@ -49,6 +50,7 @@ for command in (
     convert.convert_command,
     imatrix.imatrix_command,
     quantize.quantize_command,
+    trim.trim_command,
     evaluate.evaluate_command,
     bench.bench_command,
     choose.choose_command,

@@ -40,8 +40,8 @@ _KEPT_ITEMS = 4096  # longer arrays keep their place in the file, not their valu
 _MIN_KV_BYTES = 8 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
 
-_STRING, _ARRAY, _BOOL = 8, 9, 7
-_SCALARS = {
+STRING, ARRAY, _BOOL = 8, 9, 7
+SCALARS = {
     0: "B",
     1: "b",
     2: "H",
@@ -258,41 +258,41 @@ class _Parser:
 
     def _value(self, key: str) -> Value:
         kind = cast("int", self._scalar("I", f"the type of {key}"))
-        if kind == _ARRAY:
+        if kind == ARRAY:
             return self._array(key)
         return self._item(kind, key)
 
     def _item(self, kind: int, key: str) -> Scalar:
-        if kind == _STRING:
+        if kind == STRING:
             return self._string(_MAX_STRING_BYTES, key)
-        if kind not in _SCALARS:
+        if kind not in SCALARS:
             raise self._broken(f"{key} has the unknown type {kind}")
-        return self._scalar(_SCALARS[kind], key)
+        return self._scalar(SCALARS[kind], key)
 
     def _array(self, key: str) -> Array:
         kind = cast("int", self._scalar("I", f"the item type of {key}"))
         length = cast("int", self._scalar("Q", f"the length of {key}"))
-        if kind != _STRING and kind not in _SCALARS:
+        if kind != STRING and kind not in SCALARS:
             raise self._broken(f"{key} is an array of the unsupported type {kind}")
-        item_bytes = 8 if kind == _STRING else struct.calcsize("<" + _SCALARS[kind])
+        item_bytes = 8 if kind == STRING else struct.calcsize("<" + SCALARS[kind])
         n_bytes = length * item_bytes
-        if (kind == _STRING and length > _MAX_STRINGS) or n_bytes > _MAX_METADATA_BYTES:
+        if (kind == STRING and length > _MAX_STRINGS) or n_bytes > _MAX_METADATA_BYTES:
             raise self._broken(f"{key} has {length} items, more than any model needs")
         if n_bytes > self._size - self._at:
             raise self._broken(f"{key} has {length} items, more than the file has room for")
         digest = hashlib.sha256()
-        if kind == _STRING:
+        if kind == STRING:
             items: tuple[Scalar, ...] = self._strings(key, length, digest)
         else:
             items = self._numbers(key, length, kind, digest)
         return Array(_TYPE_NAMES[kind], length, items, digest.hexdigest())
 
     def _numbers(self, key: str, length: int, kind: int, digest: _Digest) -> tuple[Scalar, ...]:
-        item_bytes = struct.calcsize("<" + _SCALARS[kind])
+        item_bytes = struct.calcsize("<" + SCALARS[kind])
         if length <= _KEPT_ITEMS:
             data = self._take(length * item_bytes, key)
             digest.update(data)
-            return struct.unpack(f"<{length}{_SCALARS[kind]}", data)
+            return struct.unpack(f"<{length}{SCALARS[kind]}", data)
         left = length * item_bytes
         while left:
             block = self._take(min(left, _BLOCK_BYTES), key)

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from llmedge.runtime.handle import Handle
 
 _NO_TOKEN = -1
+# What comes before `_token_id` in the metadata, and llama.cpp's name for the same.
+_ROLES = {
+    "bos": "bos",
+    "eos": "eos",
+    "eot": "eot",
+    "seperator": "sep",
+    "padding": "pad",
+    "mask": "mask",
+    **{name: name for name in ("fim_pre", "fim_suf", "fim_mid", "fim_pad", "fim_rep", "fim_sep")},
+}
 _FIRST_PIECE_BYTES = 64
 
 
@@ -48,6 +58,17 @@ class Vocab:
         """The token that ends a text, if there is one."""
         token = int(library().llama_vocab_eos(self._live()))
         return None if token == _NO_TOKEN else token
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """The special tokens in force by their keys: written, by default or found by text."""
+        found = {
+            f"tokenizer.ggml.{role}_token_id": int(
+                getattr(library(), f"llama_vocab_{name}")(self._live())
+            )
+            for role, name in _ROLES.items()
+        }
+        return {key: token for key, token in found.items() if token != _NO_TOKEN}
 
     @property
     def adds_bos(self) -> bool:

@@ -15,6 +15,7 @@ _NAME = re.compile(rf"(?P<name>{_PART}){_VARIANT}", re.ASCII)
 _HUB = re.compile(
     rf"(?P<org>{_PART})/(?P<repo>{_PART})(?:@(?P<revision>[A-Za-z0-9._/-]+))?{_VARIANT}", re.ASCII
 )
+_QUANT = re.compile(r"[-._](i?q\d\w*|[bf]f?(?:16|32)|mxfp4\w*|nvfp4|tq\d_\d)$", re.IGNORECASE)
 _MAX_CHARS = 300
 
 
@@ -95,10 +96,18 @@ def model_name(path: Path) -> str:
 
     `SmolLM2-135M-Instruct.Q4_1.gguf` gives `smollm2-135m-instruct`.
     """
-    quant = re.compile(r"[-._](i?q\d\w*|[bf]f?(?:16|32)|mxfp4\w*|nvfp4|tq\d_\d)$", re.IGNORECASE)
-    stem = quant.sub("", path.name.removesuffix(".gguf"))
+    stem = _QUANT.sub("", path.name.removesuffix(".gguf"))
     name = re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")
     return name or "model"
+
+
+def variant_name(path: Path) -> str:
+    """Return the quant type in a file's name, in capitals; "" where there is none.
+
+    `SmolLM2-135M-Instruct.Q4_1.gguf` gives `Q4_1`.
+    """
+    match = _QUANT.search(path.name.removesuffix(".gguf"))
+    return match[1].upper() if match else ""
 
 
 def _expand(text: str) -> Path:

@@ -13,20 +13,8 @@ from llmedge.cli import app as app_module
 from tests.gguf_files import replace_value, write_tiny_model
 
 COMMANDS = [
-    *(
-        "quantize",
-        "evaluate",
-        "bench",
-        "choose",
-        "serve",
-        "chat",
-        "list",
-        "show",
-        "rm",
-        "doctor",
-        "demo",
-    ),
-    "recipe",
+    *("imatrix", "quantize", "trim", "evaluate", "choose", "bench", "serve", "chat", "list"),
+    *("show", "rm", "doctor", "demo", "recipe"),
 ]
 
 

@@ -127,3 +127,13 @@ def test_a_text_may_need_more_tokens_than_it_has_bytes(tmp_path: Path):
 @settings(deadline=None)
 def test_any_text_survives_a_vocabulary_that_has_every_byte(every_byte: Vocab, text: str):
     assert every_byte.detokenize(every_byte.tokenize(text)) == text
+
+
+def test_the_special_tokens_in_force_are_known_by_their_keys(smol: Vocab, every_byte: Vocab):
+    assert every_byte.roles == {
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+    assert smol.roles["tokenizer.ggml.padding_token_id"] == 2
+    # Not written in the file: llama.cpp knows it by its text.
+    assert smol.text(smol.roles["tokenizer.ggml.fim_rep_token_id"]) == "<reponame>"

@@ -11,6 +11,7 @@ from llmedge.store.reference import (
     NameReference,
     model_name,
     parse_reference,
+    variant_name,
 )
 from tests.fakes import works_or_is_refused
 
@@ -103,3 +104,17 @@ def test_any_text_is_a_reference_or_a_usage_error(text: str):
 def test_a_files_name_gives_the_models_name(file: str, name: str):
     assert model_name(Path(file)) == name
     assert parse_reference(model_name(Path(file))) == NameReference(name)
+
+
+@pytest.mark.parametrize(
+    ("file", "variant"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1"),
+        ("gemma-3-270m-it-q4_k_m.gguf", "Q4_K_M"),
+        ("model-BF16.gguf", "BF16"),
+        ("model.gguf", ""),
+        ("model-Q4_0-trim-en.gguf", ""),
+    ],
+)
+def test_a_file_name_may_end_with_a_quant_type(file: str, variant: str):
+    assert variant_name(Path(file)) == variant
