@@ -201,10 +201,11 @@ def writing_base(
         Where the predictions go, chunk by chunk.
 
     Raises:
-        UsageError: No chunk is whole.
+        UsageError: No chunk is whole, or another kind of file would be replaced.
         ResourceError: The disk is full or read-only.
         IntegrityError: What was written is not what it should be.
     """
+    _require_replaceable(path)
     make_folder(path.parent)
     with replacing(path) as partial:
         with partial.open("wb") as file:
@@ -224,3 +225,15 @@ def writing_base(
             file.seek(0)
             file.write(_HEAD.pack(_MAGIC, n_ctx, n_vocab, n_chunks))
         KlBaseReader(partial).close()
+
+
+def _require_replaceable(path: Path) -> None:
+    if not path.exists():
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(_MAGIC)) == _MAGIC:
+                return
+    raise UsageError(
+        f"{path} is in the way: it is no KL base file", "choose another name with --save-base"
+    )

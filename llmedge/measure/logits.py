@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # 262,144, so that a batch is what llama.cpp's perplexity tool makes it: batches of other sizes run
 # other kernels, which round otherwise.
 _LOGITS_BYTES = 256 << 20
+_MAX_CHUNKS = 64  # the library knows 256 sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def rows_at_once(n_vocab: int, n_wanted: int) -> int:
 
 def chunks_at_once(options: ContextOptions) -> int:
     """Return how many chunks of `n_ctx` tokens are decoded together: as many as fit `n_batch`."""
-    return max(1, options.n_batch // options.n_ctx)
+    return min(_MAX_CHUNKS, max(1, options.n_batch // options.n_ctx))
 
 
 def logits_bytes(n_vocab: int, options: ContextOptions) -> int:

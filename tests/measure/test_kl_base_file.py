@@ -166,14 +166,25 @@ def test_a_text_without_a_whole_chunk_is_refused(tmp_path: Path):
 
 def test_a_file_that_is_not_finished_does_not_appear(tmp_path: Path):
     path = tmp_path / "base.kld"
-    path.write_bytes(b"what was there before")
+    path.write_bytes(b"_logits_ that were there before")
     with (
         pytest.raises(IntegrityError, match="should have"),
         writing_base(path, [[1] * 8, [2] * 8], n_ctx=N_CTX, n_vocab=N_VOCAB) as writer,
     ):
         writer.add(logits_of(0))  # and none of the second chunk
-    assert path.read_bytes() == b"what was there before"
+    assert path.read_bytes() == b"_logits_ that were there before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_another_file_is_not_replaced(tmp_path: Path, tiny_copy: Path):
+    before = tiny_copy.read_bytes()
+    for path in (tiny_copy, tmp_path):
+        with (
+            pytest.raises(UsageError, match="in the way"),
+            writing_base(path, [[1] * 8], n_ctx=N_CTX, n_vocab=N_VOCAB),
+        ):
+            pytest.fail("computed")
+    assert tiny_copy.read_bytes() == before
 
 
 def test_a_full_disk_is_noticed_before_anything_is_computed(

@@ -106,6 +106,13 @@ def test_figures_by_hand():
     assert result.log_perplexity_ratio_error == pytest.approx(math.log(2) / 2 / math.sqrt(11))
 
 
+def test_the_fifth_most_likely_token_is_still_among_the_five():
+    reference = np.zeros((2, 8), dtype=np.float32)
+    reference[:, 7] = 1
+    variant = np.float32([[9, 8, 7, 6, 0, 0, 0, 5], [9, 8, 7, 6, 5, 0, 0, 4]])
+    assert measure(reference, variant, np.zeros(2, dtype=np.int64)).top5_agreement == 0.5
+
+
 def test_ten_positions_say_nothing_about_their_spread():
     logits = [random_logits(seed, n=10) for seed in (1, 2)]
     assert measure(*logits, np.arange(10)).mean_kld_error == 0.0

@@ -94,6 +94,7 @@ def test_as_many_chunks_go_together_as_fit_a_batch():
     assert chunks_at_once(ContextOptions(n_ctx=512, n_batch=512)) == 1
     assert chunks_at_once(ContextOptions(n_ctx=512, n_batch=2048)) == 4
     assert chunks_at_once(ContextOptions(n_ctx=2048, n_batch=512)) == 1
+    assert chunks_at_once(ContextOptions(n_ctx=64, n_batch=1 << 20)) == 64
 
 
 def test_recurrent_models_take_one_chunk_at_a_time(loaded: Model, monkeypatch: pytest.MonkeyPatch):
