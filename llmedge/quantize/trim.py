@@ -349,7 +349,7 @@ def _with_speeds(report: TrimReport, plan: _Plan, n_threads: int, progress: Prog
 
 def _manifest(report: TrimReport, plan: _Plan, options: TrimOptions) -> Manifest:
     removed = (f"{row.script} {row.n_dropped}" for row in report.counts if row.n_dropped)
-    arguments: dict[str, str | int | bool] = {
+    arguments: dict[str, str | int | float | bool] = {
         "languages": ",".join(options.languages),
         "keep_tokens": options.keep_tokens.name if options.keep_tokens else "",
         "texts": ",".join(text.name for text in options.texts),

@@ -199,6 +199,19 @@ def _imatrix(
     return report.path
 
 
+def _intermediate(options: VariantsOptions, settings: Settings, file: str) -> Path | None:
+    """Return where the file made from a checkpoint goes; `None` is the store."""
+    if not options.keep_intermediate:
+        folder = settings.home / "work"
+    elif options.quantize.output is None:
+        return None
+    else:
+        output = options.quantize.output
+        folder = output.parent if output.suffix.lower() == ".gguf" else output
+    make_folder(folder)
+    return folder / file
+
+
 @contextlib.contextmanager
 def _as_gguf(
     source: Path,
@@ -220,11 +233,8 @@ def _as_gguf(
     with open_checkpoint(source) as checkpoint:
         n_bytes = checkpoint.n_bytes
         mix = "BF16" if n_bytes < _MEMORY_SHARE * read_memory().available_bytes else "Q8_0"
-        folder = settings.home / "work"
         keeps = options.keep_intermediate
-        output = options.quantize.output if keeps else folder / f"{name}-{mix}.gguf"
-        if not keeps:
-            make_folder(folder)
+        output = _intermediate(options, settings, f"{name}-{mix}.gguf")
         convert_options = ConvertOptions(
             mix=find_mix(mix), output=output, n_threads=options.quantize.n_threads, overwrite=True
         )

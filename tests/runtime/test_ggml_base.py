@@ -5,22 +5,22 @@ import pytest
 
 from llmedge.core.errors import UnsupportedError
 from llmedge.gguf.quant_types import BY_NAME
-from llmedge.runtime import ggml_base
+from llmedge.runtime.ggml_base import base_library
 from llmedge.runtime.row_quantizer import dequantize_rows, quantize_rows
 
 
 def test_the_library_knows_its_operations():
-    base = ggml_base.base_library()
+    base = base_library()
     assert base.ggml_op_name(0) == b"NONE"
     assert b"MUL_MAT" in {base.ggml_op_name(number) for number in range(64)}
 
 
 def test_a_binding_without_the_library_is_named(monkeypatch):
-    ggml_base.base_library.cache_clear()
+    base_library.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UnsupportedError, match="ggml-base"):
-        ggml_base.base_library()
-    ggml_base.base_library.cache_clear()
+        base_library()
+    base_library.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_K", "IQ4_XS", "MXFP4"])

@@ -1,0 +1,108 @@
+import dataclasses
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from llmedge.core.errors import UnsupportedError
+from llmedge.gguf.reader import read_header
+from llmedge.measure.calibration import CalibrationOptions
+from llmedge.quantize.job import QuantizeOptions
+from llmedge.quantize.target import Target
+from llmedge.recipe.variants import VariantsOptions, VariantsReport, make_variants
+from tests.convert.tiny_llama import make_llama
+from tests.fakes import RecordingProgress
+
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
+TEXT = CalibrationOptions({"en": 1.0}, n_tokens=1024)
+
+
+@pytest.fixture
+def make(settings, tmp_path):
+    said: list[str] = []
+
+    def make(source, **changes) -> VariantsReport:
+        quantize = QuantizeOptions(output=tmp_path / "out", n_threads=1)
+        fields = {field.name for field in dataclasses.fields(QuantizeOptions)}
+        own = {name: changes.pop(name) for name in list(changes) if name in fields}
+        quantize = dataclasses.replace(quantize, **own)
+        options = VariantsOptions(calibration=TEXT, quantize=quantize, **changes)
+        return make_variants(source, options, settings, RecordingProgress(), said.append)
+
+    make.said = said
+    return make
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints") / "Tiny Llama"
+    make_llama(folder, **WIDE)
+    path = folder / "model.safetensors"
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path)
+    return folder
+
+
+def test_a_mix_that_can_use_an_importance_matrix_gets_one(make, tiny_model):
+    q4, q8 = make(tiny_model, mixes=("Q4_K_M", "Q8_0")).variants
+    assert q4.coverage.n_tensors == 8
+    assert q4.coverage.uncovered == ()
+    assert q8.coverage is None
+    header = read_header(q4.path)
+    assert header.number("quantize.imatrix.entries_count") == 8
+
+
+def test_without_one_the_cost_is_said(make, tiny_model):
+    (report,) = make(tiny_model, wants_imatrix=False).variants
+    assert report.variant == "Q4_K_M"
+    assert report.coverage is None
+    assert any("without an importance matrix" in line for line in make.said)
+    with pytest.raises(UnsupportedError, match="IQ2_XS needs an importance matrix"):
+        make(tiny_model, mixes=("IQ2_XS",), wants_imatrix=False)
+
+
+def test_a_dry_run_knows_the_exact_size_without_computing_anything(make, tiny_model, home):
+    (planned,) = make(tiny_model, mixes=("Q4_0",), dry_run=True).variants
+    assert not (home / "imatrix").exists()
+    (made,) = make(tiny_model, mixes=("Q4_0",)).variants
+    assert planned.file_bytes == made.path.stat().st_size
+    assert planned.types == made.types
+
+
+def test_a_checkpoint_is_converted_first_and_the_large_file_removed(make, checkpoint, home):
+    (report,) = make(checkpoint, mixes=("Q4_K_M",)).variants
+    assert report.path.name == "tiny-llama-Q4_K_M.gguf"
+    assert report.coverage is not None
+    assert [*(home / "work").iterdir()] == []
+    assert {path.suffix for path in report.path.parent.iterdir()} == {".gguf", ".json"}
+
+
+def test_the_16_bit_file_can_be_kept(make, checkpoint, tmp_path):
+    make(checkpoint, mixes=("Q4_K_M",), keep_intermediate=True)
+    names = {path.name for path in (tmp_path / "out").glob("*.gguf")}
+    assert names == {"tiny-llama-Q4_K_M.gguf", "tiny-llama-BF16.gguf"}
+
+
+def test_a_target_works_from_a_checkpoint_and_its_plan_again(make, checkpoint, tmp_path):
+    plan = tmp_path / "plan.json"
+    target = Target("bpw", 5.5, "5.5BPW")
+    (report,) = make(checkpoint, target=target, save_plan=plan).searches
+    assert report.variant.bits_per_weight <= 5.5
+    if report.is_plan:
+        (again,) = make(checkpoint, plan=plan, overwrite=True).variants
+        assert again.types == report.variant.types
+        assert again.variant == "5.5BPW"
+
+
+def test_a_model_trained_in_4_bits_is_quantized_as_it_was_trained(make, tiny_model, monkeypatch):
+    monkeypatch.setattr("llmedge.recipe.variants.trained_type", lambda _: "Q4_0")
+    (report,) = make(tiny_model).variants
+    assert report.variant == "Q4_0"
+    assert report.coverage is None
+    assert report.types == {"Q4_0": 8, "F32": 3, "Q6_K": 1}
+    assert any("trained for Q4_0" in line for line in make.said)
+
+
+def test_single_tensors_get_the_users_types(make, tiny_model):
+    (report,) = make(tiny_model, mixes=("Q4_K_S",), tensor_types=("blk.*.ffn_*=Q8_0",)).variants
+    types = {tensor.name: tensor.quant_type.name for tensor in read_header(report.path).tensors}
+    assert types["blk.0.ffn_gate.weight"] == "Q8_0"
+    assert types["blk.0.attn_q.weight"] == "Q4_K"
