@@ -5,6 +5,7 @@
   gemma3     the same on Gemma 3 270M
   languages  Gemma 3 270M as Q4_K_M: an importance matrix of the languages of the test against one
              of English only, language by language
+  trials     CPU seconds of measuring every tensor of SmolLM2 as it is, rows of 576
   none       SmolLM2 as Q4_K_M: with an importance matrix against without
   memory     peak memory of quantizing a model of 1.2 billion weights, against llama-quantize with
              the same buffer (LLMEDGE_TEST_LLAMA_TOOLS names the folder of that program)
@@ -62,8 +63,7 @@ class Bench:
     def model(self, name: str) -> Path:
         """Return a 16-bit model, made once."""
         path = self.folder / f"{name}-F16.gguf"
-        make = {"smollm2": reference_models.smollm2, "gemma3": reference_models.gemma3}[name]
-        return path if path.exists() else make(path)
+        return path if path.exists() else reference_models.MODELS[name](path)
 
     def imatrix(self, source: Path, weights: Mapping[str, float]) -> tuple[Path, float]:
         """Return an importance matrix, and the CPU seconds that it took now."""
@@ -134,6 +134,23 @@ def bench_plans(bench: Bench, name: str, weights: Mapping[str, float]) -> dict[s
         "measuring_cpu_s": round(measuring_cpu_s, 1),
         "rejected_plans": f"{rejected} of {len(MIXES)}",
         "sizes": rows,
+    }
+
+
+def bench_trials(bench: Bench) -> dict[str, Any]:
+    source = bench.model("smollm2-narrow")
+    imatrix, imatrix_cpu_s = bench.imatrix(source, SMOLLM2)
+    options = SearchOptions(
+        Target("bpw", 6.0, "6BPW"),
+        "generic",
+        CalibrationOptions(SMOLLM2),
+        QuantizeOptions(output=bench.folder, imatrix=imatrix, dry_run=True),
+    )
+    start = cpu_s()
+    search(source, Measured(source, source), options, bench.settings, SilentProgress())
+    return {
+        "imatrix_cpu_s": round(imatrix_cpu_s, 1),
+        "measuring_cpu_s": round(cpu_s() - start, 1),
     }
 
 
@@ -214,6 +231,7 @@ def main() -> None:
     parts: dict[str, Callable[[Bench], dict[str, Any]]] = {
         "smollm2": lambda bench: bench_plans(bench, "smollm2", SMOLLM2),
         "gemma3": lambda bench: bench_plans(bench, "gemma3", GEMMA3),
+        "trials": bench_trials,
         "languages": bench_languages,
         "none": bench_none,
         "memory": bench_memory,

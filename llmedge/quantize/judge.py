@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmedge.gguf.reader import read_header
 from llmedge.measure.comparison import CompareOptions, compare, paired_difference
 from llmedge.measure.corpus import KINDS, shipped_corpus
 from llmedge.runtime.context import ContextOptions
@@ -63,7 +64,12 @@ class Judge:
         n_threads: int,
     ) -> None:
         self._reference = reference
-        shipped = {kind: weight for kind, weight in weights.items() if kind in KINDS}
+        can_chat = bool(read_header(reference).text("tokenizer.chat_template"))
+        shipped = {
+            kind: weight
+            for kind, weight in weights.items()
+            if kind in KINDS and (can_chat or kind != "chat")
+        }
         heaviest = sorted(shipped, key=lambda kind: -shipped[kind])[:_N_CHUNKS] or ["en"]
         self._weights = {shipped_corpus(kind): shipped.get(kind, 1.0) for kind in heaviest}
         self._settings = settings

@@ -50,8 +50,16 @@ class Plans:
         Raises:
             ResourceError: Nothing keeps to it.
         """
-        room = target.tensor_bytes(self._header, self._overhead_bytes)
+        room = self.room(target)
         return self.within_loss(target.value) if room is None else self.within(room)
+
+    def room(self, target: Target) -> int | None:
+        """Return the most that all tensors may take; `None` where quality is the limit.
+
+        Raises:
+            ResourceError: Nothing is left for tensors.
+        """
+        return target.tensor_bytes(self._header, self._overhead_bytes)
 
     def within(self, tensor_bytes: int) -> Allocation:
         """Return the best plan whose tensors take at most so many bytes.

@@ -7,10 +7,8 @@ target gets.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,13 +26,13 @@ from llmedge.quantize.probe import ProbeOptions
 from llmedge.quantize.probe_text import draw_probe_text
 from llmedge.quantize.sensitivity import measure_sensitivity
 from llmedge.quantize.stock import best_stock
-from llmedge.store.atomic import make_folder
+from llmedge.runtime.first_load import require_text
+from llmedge.store.atomic import work_folder
 from llmedge.store.hashes import remembered_hash
 from llmedge.store.journal import Journal
 from llmedge.store.plan_file import PlanFile, write_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from pathlib import Path
 
     from llmedge.core.progress import Progress
@@ -132,15 +130,19 @@ def search(
     """
     variant = replace(options.quantize, variant=options.target.label)
     job = prepare(source, find_mix(BASE_MIX), variant, settings)
+    # What cannot be is said before minutes are spent on measuring.
+    require_text(job.header)
+    options.target.tensor_bytes(job.header, 0)
     sensitivity = _measure(files.work, job, options, settings, progress)
     plans = Plans(job, sensitivity, options.kernels)
     plan = plans.best(options.target)
     if variant.dry_run:
         return _report(_with_types(job, plan), plan, options)
     judge = Judge(files.reference, options.calibration.weights, settings, progress, job.n_threads)
-    with _work_folder(job.target) as folder:
+    with work_folder(job.target) as folder:
         plan, made = _make_plan(plan, plans, judge, job, options, folder, progress)
-        stock = _make_stock(plans.tensor_bytes(plan), job, options, folder, progress)
+        room = max(plans.room(options.target) or 0, plans.tensor_bytes(plan))
+        stock = _make_stock(room, job, options, folder, progress)
         report = replace(_report(made.job, plan, options), is_plan=True)
         if stock is None:
             (of_plan,) = judge.judge(made.path)
@@ -274,15 +276,3 @@ def _plan_file(report: SearchReport, plan: Allocation, options: SearchOptions) -
         bits_per_weight=report.variant.bits_per_weight,
         predicted_kld=report.predicted_kld,
     )
-
-
-@contextlib.contextmanager
-def _work_folder(target: Path) -> Generator[Path]:
-    """Give a folder beside the target, on its disk; what a killed run left there goes first."""
-    folder = target.with_name(f".{target.stem}.work")
-    shutil.rmtree(folder, ignore_errors=True)
-    make_folder(folder)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -17,7 +17,7 @@ from llmedge.host.memory import read_memory
 from llmedge.quantize.execute import quantize
 from llmedge.quantize.job import QuantizeOptions
 from llmedge.quantize.probe import WRITABLE
-from llmedge.store.atomic import make_folder
+from llmedge.store.atomic import work_folder
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -58,22 +58,15 @@ def measured_in(
     if not is_large and _is_writable(header):
         yield Measured(source, source)
         return
-    folder = settings.home / "work"
-    make_folder(folder)
-    copy = folder / f"{source.stem}-to-measure.gguf"
-    plain = QuantizeOptions(
-        output=copy,
-        n_threads=options.n_threads,
-        allow_requantize=options.allow_requantize,
-        overwrite=True,
-        max_buffer_bytes=options.max_buffer_bytes,
-    )
-    report = quantize(source, find_mix("Q8_0"), plain, settings, progress)
-    try:
+    with work_folder(settings.home / "work" / source.name) as folder:
+        plain = QuantizeOptions(
+            output=folder / source.name,
+            n_threads=options.n_threads,
+            allow_requantize=options.allow_requantize,
+            max_buffer_bytes=options.max_buffer_bytes,
+        )
+        report = quantize(source, find_mix("Q8_0"), plain, settings, progress)
         yield Measured(report.path, report.path if is_large else source)
-    finally:
-        report.path.unlink(missing_ok=True)
-        report.path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def _is_writable(header: Header) -> bool:

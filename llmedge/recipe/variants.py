@@ -18,7 +18,7 @@ from llmedge.quantize.overrides import expand_types
 from llmedge.quantize.search import BASE_MIX, SearchOptions, SearchReport, search
 from llmedge.quantize.trained_types import trained_type, trained_types
 from llmedge.quantize.working_copy import measured_in
-from llmedge.store.atomic import make_folder
+from llmedge.store.atomic import make_folder, work_folder
 from llmedge.store.plan_file import read_plan
 from llmedge.store.reference import model_name
 
@@ -108,7 +108,7 @@ def make_variants(
         if options.target is not None:
             return VariantsReport(searches=(_search(path, options, settings, progress, tell),))
         if options.plan is not None:
-            return VariantsReport(variants=(_planned(path, options, settings, progress),))
+            return VariantsReport(variants=(_planned(path, options, settings, progress, tell),))
         return VariantsReport(variants=_mixes(path, options, settings, progress, tell))
 
 
@@ -137,12 +137,22 @@ def _search(
 
 
 def _planned(
-    path: Path, options: VariantsOptions, settings: Settings, progress: Progress
+    path: Path,
+    options: VariantsOptions,
+    settings: Settings,
+    progress: Progress,
+    tell: Callable[[str], None],
 ) -> VariantReport:
     assert options.plan is not None
     plan = read_plan(options.plan, read_header(path))
+    expects = options.quantize.dry_run and options.wants_imatrix and options.imatrix is None
+    imatrix = None if expects else _imatrix(path, options, settings, progress, tell)
     quantize_options = replace(
-        options.quantize, types=plan.types, variant=plan.target, imatrix=options.imatrix
+        options.quantize,
+        types=plan.types,
+        variant=plan.target,
+        imatrix=imatrix,
+        expects_imatrix=expects,
     )
     return quantize(path, find_mix(plan.base), quantize_options, settings, progress)
 
@@ -199,19 +209,6 @@ def _imatrix(
     return report.path
 
 
-def _intermediate(options: VariantsOptions, settings: Settings, file: str) -> Path | None:
-    """Return where the file made from a checkpoint goes; `None` is the store."""
-    if not options.keep_intermediate:
-        folder = settings.home / "work"
-    elif options.quantize.output is None:
-        return None
-    else:
-        output = options.quantize.output
-        folder = output.parent if output.suffix.lower() == ".gguf" else output
-    make_folder(folder)
-    return folder / file
-
-
 @contextlib.contextmanager
 def _as_gguf(
     source: Path,
@@ -230,19 +227,26 @@ def _as_gguf(
         return
     name = options.quantize.name or model_name(source.resolve())
     options = replace(options, quantize=replace(options.quantize, name=name))
-    with open_checkpoint(source) as checkpoint:
-        n_bytes = checkpoint.n_bytes
-        mix = "BF16" if n_bytes < _MEMORY_SHARE * read_memory().available_bytes else "Q8_0"
-        keeps = options.keep_intermediate
-        output = _intermediate(options, settings, f"{name}-{mix}.gguf")
-        convert_options = ConvertOptions(
-            mix=find_mix(mix), output=output, n_threads=options.quantize.n_threads, overwrite=True
-        )
-        tell(f"converting {source} to {mix} first")
-        report = convert(plan(source, checkpoint, convert_options, settings, progress), progress)
-    try:
-        yield report.path, mix == "Q8_0"
-    finally:
-        if not keeps:
-            report.path.unlink(missing_ok=True)
-            report.path.with_suffix(".json").unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        if options.keep_intermediate:
+            output = _kept_folder(options.quantize.output)
+        else:
+            output = stack.enter_context(work_folder(settings.home / "work" / f"{name}.gguf"))
+        with open_checkpoint(source) as checkpoint:
+            room = _MEMORY_SHARE * read_memory().available_bytes
+            mix = find_mix("BF16" if checkpoint.n_bytes < room else "Q8_0")
+            threads = options.quantize.n_threads
+            convert_options = ConvertOptions(mix, output, threads, overwrite=True)
+            tell(f"converting {source} to {mix.name} first")
+            conversion = plan(source, checkpoint, convert_options, settings, progress)
+            report = convert(conversion, progress)
+        yield report.path, mix.name == "Q8_0"
+
+
+def _kept_folder(output: Path | None) -> Path | None:
+    """Return the folder for the file made from a checkpoint; `None` is the store."""
+    if output is None:
+        return None
+    folder = output.parent if output.suffix.lower() == ".gguf" else output
+    make_folder(folder)
+    return folder

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import re
+import shutil
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import NotFoundError, ResourceError
@@ -48,6 +50,32 @@ def replacing(path: Path) -> Generator[Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def work_folder(target: Path) -> Generator[Path]:
+    """Give a folder beside a file in the making, on its disk; it goes when the work is done.
+
+    What killed processes left there for the same file goes first.
+
+    Args:
+        target: The file; the folder's name comes from it.
+
+    Raises:
+        NotFoundError: The folder around it cannot be made.
+        ResourceError: The disk is full or read-only.
+    """
+    make_folder(target.parent)
+    for folder in target.parent.glob(f".{glob.escape(target.stem)}.*.work"):
+        number = folder.name.split(".")[-2]
+        if number.isdecimal() and not is_running(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = target.with_name(f".{target.stem}.{os.getpid()}.work")
+    make_folder(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

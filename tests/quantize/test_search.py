@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmedge.core.errors import ResourceError, UsageError
+from llmedge.core.errors import ResourceError, UnsupportedError, UsageError
 from llmedge.gguf.reader import read_header
 from llmedge.measure.calibration import CalibrationOptions
 from llmedge.quantize import search as search_module
@@ -15,6 +15,7 @@ from llmedge.quantize.working_copy import Measured, measured_in
 from llmedge.store.manifest import read_manifest
 from llmedge.store.plan_file import read_plan
 from tests.fakes import RecordingProgress
+from tests.gguf_files import write_tiny_model
 
 TEXT = CalibrationOptions({"en": 1.0})
 
@@ -103,6 +104,31 @@ def test_too_little_room_says_how_much_is_needed_and_leaves_nothing(find, tmp_pa
         find(Target("bpw", 3.5, "3.5BPW"), kernels="arm")
     assert "--kernels generic" in caught.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_template_is_judged_without_conversations(tiny_model, settings, tmp_path):
+    bare = write_tiny_model(
+        tmp_path / "bare.gguf", change=lambda w: w.kv_data[0].pop("tokenizer.chat_template")
+    )
+    for path, kinds in ((tiny_model, {"en", "chat"}), (bare, {"en"})):
+        judge = Judge(path, {"en": 1.0, "chat": 1.0}, settings, RecordingProgress(), 1)
+        (judgement,) = judge.judge(path)
+        assert judgement.klds.keys() == kinds
+        assert judgement.mean_kld == pytest.approx(0, abs=1e-6)
+
+
+def test_an_embedding_model_is_refused_before_anything_is_measured(
+    find, tiny_model, tmp_path, settings, monkeypatch
+):
+    encoder = write_tiny_model(
+        tmp_path / "encoder.gguf", change=lambda w: w.add_bool("llama.attention.causal", val=False)
+    )
+    monkeypatch.setattr(search_module, "_measure", pytest.fail)
+    options = SearchOptions(
+        Target("bpw", 5.0, "5BPW"), "generic", TEXT, QuantizeOptions(output=tmp_path / "out")
+    )
+    with pytest.raises(UnsupportedError, match="makes embeddings"):
+        search(encoder, Measured(encoder, encoder), options, settings, RecordingProgress())
 
 
 def test_a_variant_that_exists_is_refused_before_anything_is_measured(find, monkeypatch):

@@ -71,7 +71,7 @@ def test_a_checkpoint_is_converted_first_and_the_large_file_removed(make, checkp
     (report,) = make(checkpoint, mixes=("Q4_K_M",)).variants
     assert report.path.name == "tiny-llama-Q4_K_M.gguf"
     assert report.coverage is not None
-    assert [*(home / "work").iterdir()] == []
+    assert [*(home / "work").iterdir()] == []  # its folder for the 16-bit file is gone
     assert {path.suffix for path in report.path.parent.iterdir()} == {".gguf", ".json"}
 
 
@@ -89,6 +89,7 @@ def test_a_target_works_from_a_checkpoint_and_its_plan_again(make, checkpoint, t
     if report.is_plan:
         (again,) = make(checkpoint, plan=plan, overwrite=True).variants
         assert again.types == report.variant.types
+        assert again.coverage == report.variant.coverage
         assert again.variant == "5.5BPW"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmedge.core.errors import NotFoundError, ResourceError, UsageError
-from llmedge.store.atomic import make_folder, replacing, sweep_partials, write_bytes
+from llmedge.store.atomic import make_folder, replacing, sweep_partials, work_folder, write_bytes
 
 
 def dead_pid() -> int:
@@ -72,3 +72,34 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path):
         with pytest.raises(NotFoundError, match="cannot be made") as caught:
             make_folder(folder)
         assert "-o" in caught.value.hint
+
+
+def test_a_work_folder_is_beside_the_file_and_goes_with_the_work(tmp_path: Path):
+    target = tmp_path / "deep" / "model.gguf"
+    with work_folder(target) as folder:
+        assert folder.parent == target.parent
+        (folder / "half").write_text("x")
+    assert [*target.parent.iterdir()] == []
+
+
+def test_a_work_folder_goes_after_an_error_too(tmp_path: Path):
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("x")
+        raise LookupError
+
+    with pytest.raises(LookupError), work_folder(tmp_path / "model.gguf") as folder:
+        fail(folder)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_what_killed_processes_left_is_swept_and_what_runs_is_not(tmp_path: Path):
+    gone, kept, others = (
+        tmp_path / name
+        for name in (f".model.{dead_pid()}.work", f".model.{os.getppid()}.work", ".other.1.work")
+    )
+    for folder in (gone, kept, others):
+        folder.mkdir()
+    with work_folder(tmp_path / "model.gguf"):
+        assert not gone.exists()
+        assert kept.exists()
+        assert others.exists()
