@@ -195,6 +195,8 @@ def quantize_command(
         _note(variant)
     for search in report.searches:
         _note_search(search)
+        if target.save_plan is not None and search.is_plan is not True:
+            note(f"{target.save_plan} was not written: no plan was taken")
     results = report.searches or report.variants
     table = _search_table(report.searches) if report.searches else _table(report.variants)
     show_results("quantize", results, table, show.chosen)
@@ -218,6 +220,11 @@ def _options(
         raise UsageError(
             "--tensor-type goes with a mix", "edit the plan instead: --save-plan, then --plan"
         )
+    is_one_file = flags.output is not None and flags.output.suffix.lower() == ".gguf"
+    if is_one_file and len(set(mixes)) > 1:
+        raise UsageError(f"{flags.output} is one file for {len(mixes)} mixes", "name a folder")
+    if target.save_plan is not None and target.save_plan.exists() and not flags.overwrite:
+        raise UsageError(f"{target.save_plan} exists", "add --overwrite to replace it")
     return VariantsOptions(
         calibration=_calibration(target.lang, calibration),
         mixes=tuple(mixes),
@@ -272,11 +279,12 @@ def _note_search(report: SearchReport) -> None:
         note(f"{report.target}: no mix of llama.cpp's own is as small with these types")
         return
     mean, low, high = report.difference
-    change = report.plan.mean_kld / report.stock.mean_kld - 1
+    stock = report.stock.mean_kld
+    change = f"{report.plan.mean_kld / stock - 1:+.0%}; " if stock else ""
     verdict = "the plan is taken" if report.is_plan else f"{report.stock_mix} is taken instead"
     note(
         f"{report.target}: KL divergence {report.plan.mean_kld:.4f} on held-out text, "
-        f"{report.stock_mix} {report.stock.mean_kld:.4f} ({change:+.0%}; difference a chunk "
+        f"{report.stock_mix} {stock:.4f} ({change}difference a chunk "
         f"{mean:+.4f}, 95 % from {low:+.4f} to {high:+.4f}): {verdict}"
     )
 

@@ -156,6 +156,20 @@ class Job:
         )
 
 
+def require_target(
+    source: Path, variant: str, options: QuantizeOptions, settings: Settings
+) -> Path:
+    """Return a variant's file, which may be written.
+
+    Raises:
+        UsageError: It is the source, exists, or another program's JSON lies at its sidecar's place.
+    """
+    target = _target_path(source, variant, options, settings)
+    check_target(source, target, overwrite=options.overwrite or options.dry_run)
+    require_own_sidecar(target)
+    return target
+
+
 def prepare(source: Path, mix: Mix, options: QuantizeOptions, settings: Settings) -> Job:
     """Check everything that can be checked before the quantizer is asked.
 
@@ -171,9 +185,7 @@ def prepare(source: Path, mix: Mix, options: QuantizeOptions, settings: Settings
     if mix.imatrix == "none" and not options.types:
         options = replace(options, imatrix=None, expects_imatrix=False)
     coverage = read_coverage(options.imatrix, header) if options.imatrix else None
-    target = _target_path(source, options.variant or mix.name, options, settings)
-    check_target(source, target, overwrite=options.overwrite or options.dry_run)
-    require_own_sidecar(target)
+    target = require_target(source, options.variant or mix.name, options, settings)
     n_threads = choose_threads(options.n_threads, settings.threads)
     return Job(header, mix, options, n_threads, target, coverage)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from llmedge.core.progress import Progress
     from llmedge.core.settings import Settings
+    from llmedge.gguf.reader import Header
     from llmedge.measure.comparison import Comparison
 
 _N_CTX = 512
@@ -31,7 +32,8 @@ class Judgement:
         mean_kld: KL divergence in nats, texts weighed as asked for.
         klds: The same by text.
         top1_agreement: Share of equal first choices, weighed alike.
-        chunk_klds: Mean of each chunk of each text, in order.
+        chunk_klds: Mean of each chunk of each text, in order, scaled so that their plain mean is
+            the weighed one.
     """
 
     mean_kld: float
@@ -42,6 +44,21 @@ class Judgement:
     def less(self, other: Judgement) -> tuple[float, float, float]:
         """Return how much more this one loses: the mean over chunks, and its 95 % interval."""
         return paired_difference(self.chunk_klds, other.chunk_klds)
+
+
+def judged_kinds(header: Header, weights: Mapping[str, float]) -> dict[str, float]:
+    """Return the kinds of held-out text that stand for what counts, with their weights.
+
+    Conversations in one language count for the language; conversations at all only for a model that
+    can chat. A user's own text has nothing held out.
+    """
+    can_chat = bool(header.text("tokenizer.chat_template"))
+    found: dict[str, float] = {}
+    for name, weight in weights.items():
+        kind = name.removeprefix("chat-")
+        if kind in KINDS and (can_chat or kind != "chat"):
+            found[kind] = found.get(kind, 0.0) + weight
+    return found
 
 
 class Judge:
@@ -64,12 +81,7 @@ class Judge:
         n_threads: int,
     ) -> None:
         self._reference = reference
-        can_chat = bool(read_header(reference).text("tokenizer.chat_template"))
-        shipped = {
-            kind: weight
-            for kind, weight in weights.items()
-            if kind in KINDS and (can_chat or kind != "chat")
-        }
+        shipped = judged_kinds(read_header(reference), weights)
         heaviest = sorted(shipped, key=lambda kind: -shipped[kind])[:_N_CHUNKS] or ["en"]
         self._weights = {shipped_corpus(kind): shipped.get(kind, 1.0) for kind in heaviest}
         self._settings = settings
@@ -102,7 +114,16 @@ class Judge:
                 for corpus, divergence in zip(self._weights, divergences, strict=True)
             },
             top1_agreement=self._mean([divergence.top1_agreement for divergence in divergences]),
-            chunk_klds=tuple(kld for comparison in comparisons for kld in comparison.chunk_klds),
+            chunk_klds=self._weighed(comparisons),
+        )
+
+    def _weighed(self, comparisons: Sequence[Comparison]) -> tuple[float, ...]:
+        n_chunks = sum(len(comparison.chunk_klds) for comparison in comparisons)
+        total = sum(self._weights.values())
+        return tuple(
+            kld * weight / total / len(comparison.chunk_klds) * n_chunks
+            for comparison, weight in zip(comparisons, self._weights.values(), strict=True)
+            for kld in comparison.chunk_klds
         )
 
     def _mean(self, values: Sequence[float]) -> float:

@@ -32,12 +32,12 @@ def draw_probe_text(
     """
     heaviest = sorted(calibration.weights, key=lambda kind: -calibration.weights[kind])
     weights = {kind: calibration.weights[kind] for kind in heaviest[:_MAX_CHUNKS]}
+    left_out = calibration.weights.keys() - weights.keys()
+    files = tuple(path for path in calibration.files if path.name not in left_out)
     n_chunks = max(_MIN_CHUNKS, len(weights))
     n_ctx = _N_TOKENS // n_chunks
     with Model.load(source, ModelOptions(vocab_only=True)) as model:
-        options = CalibrationOptions(
-            weights, calibration.files, n_chunks * n_ctx, n_ctx, calibration.seed
-        )
+        options = CalibrationOptions(weights, files, n_chunks * n_ctx, n_ctx, calibration.seed)
         chunks = select_chunks(ModelText(model), options)
     text = ProbeText(tuple(chunk.tokens for chunk in chunks), int(n_ctx * _SKIPPED_SHARE))
     return text, _shares([chunk.kind for chunk in chunks], weights)

@@ -197,7 +197,13 @@ def _make_plan(
     if target.kind != "kld":
         return plan, _make(_with_types(job, plan), folder / "plan.gguf", progress)
     kept: tuple[Allocation, _Made] | None = None
+    tried: list[int] = []
     for number in range(_MAX_ROUNDS):
+        if kept is None and number == _MAX_ROUNDS - 1:
+            plan = plans.within_loss(0.0)  # the largest: if it does not keep to it, none does
+        if plan.n_bytes in tried:
+            break
+        tried.append(plan.n_bytes)
         made = _make(_with_types(job, plan), folder / f"plan-{number}.gguf", progress)
         (judgement,) = judge.judge(made.path)
         is_kept = judgement.mean_kld <= target.value

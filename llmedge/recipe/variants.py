@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmedge.convert.general import checkpoint_name
 from llmedge.convert.pipeline import convert, open_checkpoint, plan
 from llmedge.convert.report import ConvertOptions
 from llmedge.gguf.mixes import find_mix, require_imatrix
@@ -13,7 +15,8 @@ from llmedge.gguf.reader import read_header
 from llmedge.host.memory import read_memory
 from llmedge.quantize.execute import quantize
 from llmedge.quantize.imatrix import ImatrixOptions, collect_imatrix
-from llmedge.quantize.job import QuantizeOptions, VariantReport
+from llmedge.quantize.job import QuantizeOptions, VariantReport, require_target
+from llmedge.quantize.judge import judged_kinds
 from llmedge.quantize.overrides import expand_types
 from llmedge.quantize.search import BASE_MIX, SearchOptions, SearchReport, search
 from llmedge.quantize.trained_types import trained_type, trained_types
@@ -24,7 +27,6 @@ from llmedge.store.reference import model_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from pathlib import Path
 
     from llmedge.core.progress import Progress
     from llmedge.core.settings import Settings
@@ -101,6 +103,12 @@ def make_variants(
     Raises:
         LlmedgeError: Whatever converting, calibrating or quantizing raises.
     """
+    if source.is_dir() and options.quantize.name is None:
+        quantize_options = replace(options.quantize, name=_name(source))
+        options = replace(options, quantize=quantize_options)
+    # What is there already is said before minutes are spent on converting and measuring.
+    for label in _labels(options):
+        require_target(source, label, options.quantize, settings)
     with _as_gguf(source, options, settings, progress, tell) as (path, can_requantize):
         if can_requantize:
             quantize_options = replace(options.quantize, allow_requantize=True)
@@ -110,6 +118,17 @@ def make_variants(
         if options.plan is not None:
             return VariantsReport(variants=(_planned(path, options, settings, progress, tell),))
         return VariantsReport(variants=_mixes(path, options, settings, progress, tell))
+
+
+def _name(checkpoint: Path) -> str:
+    return model_name(Path(f"{checkpoint_name(checkpoint)}.gguf"))
+
+
+def _labels(options: VariantsOptions) -> list[str]:
+    """Return what the variants will be called, as far as that is known."""
+    if options.target is not None:
+        return [options.target.label]
+    return [] if options.plan is not None else [find_mix(name).name for name in options.mixes]
 
 
 def _search(
@@ -126,6 +145,8 @@ def _search(
     with measured_in(path, options.quantize, settings, progress) as files:
         imatrix = _imatrix(files.work, options, settings, progress, tell)
         quantize_options = replace(options.quantize, imatrix=imatrix)
+        if not judged_kinds(read_header(path), options.calibration.weights):
+            tell("plan and mix are judged on English: your text has nothing held out; see --lang")
         search_options = SearchOptions(
             options.target,
             options.kernels,
@@ -225,8 +246,7 @@ def _as_gguf(
     if not source.is_dir():
         yield source, False
         return
-    name = options.quantize.name or model_name(source.resolve())
-    options = replace(options, quantize=replace(options.quantize, name=name))
+    name = options.quantize.name or _name(source)
     with contextlib.ExitStack() as stack:
         if options.keep_intermediate:
             output = _kept_folder(options.quantize.output)
@@ -236,7 +256,8 @@ def _as_gguf(
             room = _MEMORY_SHARE * read_memory().available_bytes
             mix = find_mix("BF16" if checkpoint.n_bytes < room else "Q8_0")
             threads = options.quantize.n_threads
-            convert_options = ConvertOptions(mix, output, threads, overwrite=True)
+            overwrite = options.quantize.overwrite or not options.keep_intermediate
+            convert_options = ConvertOptions(mix, output, threads, overwrite=overwrite)
             tell(f"converting {source} to {mix.name} first")
             conversion = plan(source, checkpoint, convert_options, settings, progress)
             report = convert(conversion, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import msgspec
 
 from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError, UsageError
 from llmedge.gguf.quant_types import BY_NAME
+from llmedge.gguf.tensor_roles import is_quantizable
 from llmedge.store.atomic import write_bytes
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 SCHEMA = "llmedge.plan/1"
 _MAX_BYTES = 16 << 20
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,8 @@ def read_plan(path: Path, header: Header) -> PlanFile:
         raise IntegrityError(f"{path} is no plan: {error}", "make one with --save-plan") from None
     if plan.schema != SCHEMA:
         raise UnsupportedError(f"{path} has schema {plan.schema}", "update llmedge")
+    if not _LABEL.fullmatch(plan.target):  # it becomes part of a file's name
+        raise IntegrityError(f"{path} is no plan: its target {plan.target[:80]!r} is no name")
     require_types(plan.types, header, str(path))
     return plan
 
@@ -93,12 +98,19 @@ def require_types(types: dict[str, str], header: Header, where: str) -> None:
     Raises:
         UsageError: A tensor or a type does not exist, or rows do not fit a type's blocks.
     """
-    tensors = {tensor.name: tensor for tensor in header.tensors}
+    tensors = {
+        tensor.name: tensor
+        for tensor in header.tensors
+        if is_quantizable(tensor.name, tensor.shape, header.architecture)
+    }
     for name, type_name in types.items():
         if name not in tensors:
             close = difflib.get_close_matches(name, tensors, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "`llmedge show` lists the tensors"
-            raise UsageError(f"{where} names {name!r}, which the model does not have", hint)
+            raise UsageError(
+                f"{where} names {name!r}, which is no tensor of the model that may be quantized",
+                hint,
+            )
         if type_name not in BY_NAME:
             raise UsageError(
                 f"{where} gives {name} the unknown type {type_name!r}",

@@ -66,6 +66,7 @@ def test_the_version_names_llama_cpp_too(cli):
         (["quantize", "x", "--target-bpw", "99"], "cannot be meant"),
         (["quantize", "x", "--target-size", "much"], "'much'"),
         (["quantize", "x", "--save-plan", "p.json"], "add a target"),
+        (["quantize", "x", "-t", "Q4_0", "-t", "Q8_0", "-o", "x.gguf"], "one file for 2 mixes"),
         (["quantize", "x", "--lang", "hi", "--calibration", "english"], "both say what counts"),
         (["show", "x", "--ctx", "many"], "--ctx"),
         (["show", "x", "--ctx", "0"], "--ctx"),

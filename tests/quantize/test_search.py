@@ -8,7 +8,7 @@ from llmedge.gguf.reader import read_header
 from llmedge.measure.calibration import CalibrationOptions
 from llmedge.quantize import search as search_module
 from llmedge.quantize.job import QuantizeOptions
-from llmedge.quantize.judge import Judge, Judgement
+from llmedge.quantize.judge import Judge, Judgement, judged_kinds
 from llmedge.quantize.search import SearchOptions, SearchReport, search
 from llmedge.quantize.target import Target
 from llmedge.quantize.working_copy import Measured, measured_in
@@ -115,6 +115,15 @@ def test_a_model_without_a_template_is_judged_without_conversations(tiny_model, 
         (judgement,) = judge.judge(path)
         assert judgement.klds.keys() == kinds
         assert judgement.mean_kld == pytest.approx(0, abs=1e-6)
+
+
+def test_the_interval_weighs_texts_as_the_verdict_does(tiny_model, tiny_copy, settings):
+    weights = {"en": 0.9, "chat-hi": 0.05, "code": 0.05}
+    assert judged_kinds(read_header(tiny_model), weights) == {"en": 0.9, "hi": 0.05, "code": 0.05}
+    judge = Judge(tiny_model, weights, settings, RecordingProgress(), 1)
+    (judgement,) = judge.judge(tiny_copy)
+    mean = sum(judgement.chunk_klds) / len(judgement.chunk_klds)
+    assert mean == pytest.approx(judgement.mean_kld, abs=1e-6)
 
 
 def test_an_embedding_model_is_refused_before_anything_is_measured(

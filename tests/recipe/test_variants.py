@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from safetensors.torch import load_file, save_file
 
-from llmedge.core.errors import UnsupportedError
+from llmedge.core.errors import UnsupportedError, UsageError
 from llmedge.gguf.reader import read_header
 from llmedge.measure.calibration import CalibrationOptions
 from llmedge.quantize.job import QuantizeOptions
@@ -73,6 +73,13 @@ def test_a_checkpoint_is_converted_first_and_the_large_file_removed(make, checkp
     assert report.coverage is not None
     assert [*(home / "work").iterdir()] == []  # its folder for the 16-bit file is gone
     assert {path.suffix for path in report.path.parent.iterdir()} == {".gguf", ".json"}
+
+
+def test_what_is_there_is_said_before_a_checkpoint_is_converted(make, checkpoint, monkeypatch):
+    make(checkpoint, mixes=("Q4_K_M",))
+    monkeypatch.setattr("llmedge.recipe.variants.convert", pytest.fail)
+    with pytest.raises(UsageError, match="exists"):
+        make(checkpoint, mixes=("Q8_0", "Q4_K_M"))
 
 
 def test_the_16_bit_file_can_be_kept(make, checkpoint, tmp_path):

@@ -32,6 +32,8 @@ def test_a_plan_comes_back_as_it_was_written(tiny_model, tmp_path):
         ({"types": {"outptu.weight": "Q6_K"}}, UsageError, "outptu"),
         ({"types": {"output.weight": "Q7"}}, UsageError, "unknown type 'Q7'"),
         ({"types": {"output.weight": 6}}, IntegrityError, "no plan"),
+        ({"types": {"output_norm.weight": "Q6_K"}}, UsageError, "output_norm"),
+        ({"target": "../../../x"}, IntegrityError, "is no name"),
         ({"schema": "llmedge.plan/2"}, UnsupportedError, "llmedge.plan/2"),
     ],
 )
