@@ -208,7 +208,7 @@ class _Asker:
         return Answer(
             question=question,
             text=text,
-            letter_share=script_share(text, scripts_of(language)),
+            letter_share=script_share(text, scripts_of([language])),
             n_replacements=text.count(_REPLACEMENT),
             is_cut=is_cut,
             is_repeating=is_repeating(text),

@@ -14,6 +14,7 @@ from llmedge.gguf.reader import Header, read_header
 from llmedge.host.cpu import choose_threads
 from llmedge.host.memory import require_free_disk
 from llmedge.measure.corpus import shipped_corpus
+from llmedge.measure.scripts import scripts_of
 from llmedge.quantize.job import check_target
 from llmedge.quantize.trim_file import Layout, plan_file, require_known_tensors, write_file
 from llmedge.quantize.trim_keep import (
@@ -25,7 +26,6 @@ from llmedge.quantize.trim_keep import (
 )
 from llmedge.quantize.trim_metadata import named_ids, require_known_metadata, trimmed_metadata
 from llmedge.quantize.trim_proof import Proof, ProofOptions, prove
-from llmedge.quantize.trim_scripts import scripts_of
 from llmedge.quantize.trim_speed import N_GEN, N_ROUNDS, Speed, measure_speeds
 from llmedge.quantize.trim_survey import survey_vocabulary
 from llmedge.quantize.trim_vocabulary import read_vocabulary
@@ -68,7 +68,7 @@ class TrimOptions:
     """What to keep, and how.
 
     Attributes:
-        languages: Languages to keep, as `trim_scripts` knows them.
+        languages: Languages to keep, as `measure.scripts` knows them.
         keep_tokens: A list of tokens to keep besides, one id or text a line.
         texts: UTF-8 texts; what none of them uses is dropped, too. None keeps whole scripts.
         max_dropped: Share of the original's probability, mean over a text, that dropped tokens may

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import NotFoundError, UnsupportedError, UsageError
-from llmedge.quantize.trim_scripts import COMMON, find_scripts
+from llmedge.measure.scripts import COMMON, find_scripts
 from llmedge.quantize.trim_vocabulary import Kind, Vocabulary
 
 if TYPE_CHECKING:

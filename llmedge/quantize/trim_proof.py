@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from llmedge.core.errors import IntegrityError, JudgementError, ResourceError
 from llmedge.host.child import Child, ChildDied
 from llmedge.measure.logits import rows_at_once
+from llmedge.measure.scripts import find_scripts
 from llmedge.measure.sentences import read_sentences
 from llmedge.measure.trimmed import TrimLoss, TrimMeter, decode_chunk
-from llmedge.quantize.trim_scripts import find_scripts
 from llmedge.quantize.trim_survey import render_conversations
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.model import Model, ModelOptions

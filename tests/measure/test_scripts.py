@@ -6,14 +6,21 @@ from hypothesis import strategies as st
 
 from llmedge.core.errors import UsageError
 from llmedge.measure.corpus import LANGUAGES
-from llmedge.measure.scripts import COMMON, SCRIPTS, script_of, script_share, scripts_of
+from llmedge.measure.scripts import (
+    COMMON,
+    SCRIPTS,
+    find_scripts,
+    script_of,
+    script_share,
+    scripts_of,
+)
 from llmedge.measure.sentences import read_sentences
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_language_is_written_in_its_script(language: str):
     shares = [
-        script_share(sentence.text, scripts_of(language))
+        script_share(sentence.text, scripts_of([language]))
         for sentence in read_sentences([language])
         if any(char.isalpha() for char in sentence.text)
     ]
@@ -35,35 +42,53 @@ def test_what_has_no_letters_has_no_share(text: str):
     assert script_share(text, ("Latin",)) is None
 
 
-@pytest.mark.parametrize(
-    ("char", "script"),
-    [
-        *[("z", "Latin"), ("ß", "Latin"), ("Ａ", "Latin"), ("×", COMMON), ("क", "Devanagari")],
-        *[("ि", COMMON), ("৯", COMMON), ("ਲ", "Gurmukhi"), ("ଓ", "Oriya"), ("ക", "Malayalam")],
-        *[("ے", "Arabic"), ("ﷺ", "Arabic"), ("ж", "Cyrillic"), ("中", "Cjk"), ("\ud800", COMMON)],
-    ],
+# What the names of a script's characters begin with; letters and vowel signs have no other.
+NAMED = (
+    *("Latin", "Devanagari", "Bengali", "Tamil", "Telugu", "Kannada", "Malayalam", "Gujarati"),
+    *("Gurmukhi", "Oriya", "Arabic", "Greek", "Cyrillic", "Hiragana", "Katakana", "Hangul"),
+    *("Thai", "Hebrew", "Georgian", "Armenian"),
 )
-def test_a_letter_has_one_script(char: str, script: str):
-    assert script_of(char) == script
 
 
-def test_every_script_of_a_language_has_letters():
-    named = {name for names in SCRIPTS.values() for name in names}
-    found = {script_of(chr(code)) for code in range(0x20, 0x2000)}
-    assert named <= found
+def test_every_letter_has_the_script_of_its_name():
+    # Letters that Unicode counts among the shared characters, whatever they are called.
+    shared = {"ـ", "ー", "ｰ", "゠", "ﾞ", "ﾟ"}
+    for script in NAMED:
+        for code in range(0x20000):
+            char = chr(code)
+            is_letter = unicodedata.category(char) in ("Lu", "Ll", "Lo", "Mc")
+            name = unicodedata.name(char, "")
+            if is_letter and name.startswith(f"{script.upper()} ") and char not in shared:
+                assert script_of(char) == script, name
 
 
-def test_the_names_of_letters_agree_with_the_table():
-    for code in range(0x10000):
-        char = chr(code)
-        first = unicodedata.name(char, "").partition(" ")[0].title()
-        if first in {name for names in SCRIPTS.values() for name in names}:
-            assert script_of(char) in (first, COMMON), hex(code)
+@pytest.mark.parametrize("char", "0 \n.,।॥-€₹🙂→́\u200d\u200c\ufe0f▁µ∑、")
+def test_what_many_scripts_use_belongs_to_none(char: str):
+    assert script_of(char) == COMMON
 
 
-def test_an_unknown_language_is_refused():
-    with pytest.raises(UsageError, match="'xx'"):
-        scripts_of("xx")
+def test_what_is_not_assigned_belongs_to_none():
+    assert {script_of(char) for char in "\ue000\U0002fffe\ud800"} == {COMMON}
+
+
+def test_a_text_has_the_scripts_of_its_letters():
+    assert find_scripts("नमस्ते, 5 kg आलू!") == {"Devanagari", "Latin"}
+    assert find_scripts("漢字かなカナ한글") == {"Han", "Hiragana", "Katakana", "Hangul"}
+    assert find_scripts("12:30 …") == frozenset()
+
+
+def test_languages_have_scripts():
+    assert scripts_of(["hi", "mr", "en"]) == {"Devanagari", "Latin"}
+    assert scripts_of(["maths"]) == {"Latin", "Greek"}
+    assert all(script_of(char) != COMMON for char in "aअঅஅఅಅഅઅਅଅاα")
+    assert len(frozenset().union(*SCRIPTS.values())) == 12
+
+
+def test_a_language_that_is_not_known_is_named():
+    with pytest.raises(UsageError, match="'xx' are not known"):
+        scripts_of(["hi", "xx"])
+    with pytest.raises(UsageError, match="no language"):
+        scripts_of([])
 
 
 @given(st.text())
