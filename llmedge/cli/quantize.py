@@ -221,7 +221,7 @@ def _options(
             "--tensor-type goes with a mix", "edit the plan instead: --save-plan, then --plan"
         )
     is_one_file = flags.output is not None and flags.output.suffix.lower() == ".gguf"
-    if is_one_file and len(set(mixes)) > 1:
+    if is_one_file and len({name.upper() for name in mixes}) > 1:
         raise UsageError(f"{flags.output} is one file for {len(mixes)} mixes", "name a folder")
     if target.save_plan is not None and target.save_plan.exists() and not flags.overwrite:
         raise UsageError(f"{target.save_plan} exists", "add --overwrite to replace it")

@@ -189,7 +189,7 @@ def _mixes(
     trained = trained_type(header)
     names = options.mixes or (trained or BASE_MIX,)
     types = expand_types(options.tensor_types, header)
-    mixes = [find_mix(name) for name in dict.fromkeys(names)]
+    mixes = list(dict.fromkeys(find_mix(name) for name in names))
     ordinary = [mix for mix in mixes if mix.name != trained]
     expects = options.quantize.dry_run and options.wants_imatrix and options.imatrix is None
     imatrix = options.imatrix
