@@ -45,7 +45,7 @@ def test_a_gate_judges_after_it_has_shown(cli, tiny_model: Path):
         (["--lang", "xx", *QUICK], "'xx'"),
         (["--min-script", 0.5], "--chat"),
         (["--plain"], "--chat"),
-        ([], "--reference is missing"),
+        ([], "compares with one reference"),
         (["--min-script", 2, *QUICK], "--min-script"),
     ],
 )
