@@ -63,6 +63,7 @@ def quantize(
         report = plan_report(job, plan)
         if options.dry_run:
             return report
+        _refuse_requantizing(job, plan)
         make_folder(job.target.parent)
         require_free_disk(job.target.parent, report.file_bytes)
         source_sha256 = remembered_hash(source, settings.state_dir, progress)
@@ -101,8 +102,7 @@ def write(
         IntegrityError: What was written is not what was planned.
         ResourceError: The disk is full, or the system killed the quantizer.
     """
-    if not job.options.allow_requantize:
-        _refuse_requantizing(job.header.path, plan)
+    _refuse_requantizing(job, plan)
     seconds = _run(quantizer, target, job, progress)
     _verify(target, plan, file_bytes(job, plan))
     return seconds
@@ -138,12 +138,14 @@ def publish(
     return report
 
 
-def _refuse_requantizing(source: Path, plan: tuple[TensorPlan, ...]) -> None:
+def _refuse_requantizing(job: Job, plan: tuple[TensorPlan, ...]) -> None:
+    if job.options.allow_requantize:
+        return
     changed = [tensor for tensor in plan if tensor.source_type != tensor.target_type]
     for tensor in changed:
         if tensor.source_type not in _UNQUANTIZED:
             raise UsageError(
-                f"{source} is quantized already ({tensor.name} is {tensor.source_type}); "
+                f"{job.header.path} is quantized already ({tensor.name} is {tensor.source_type}); "
                 "quantizing it again loses more",
                 "start from a 16-bit file, or accept the loss with --allow-requantize",
             )

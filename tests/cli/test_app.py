@@ -134,7 +134,7 @@ def test_quantize_shows_what_it_made(cli, tiny_model: Path, tmp_path: Path):
         tmp_path / "out",
     )
     assert result.code == 0
-    assert [line.split()[0] for line in result.out.splitlines()] == ["mix", "Q4_0", "Q4_K_M"]
+    assert [line.split()[0] for line in result.out.splitlines()] == ["variant", "Q4_0", "Q4_K_M"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "tiny-Q4_0.gguf",
         "tiny-Q4_0.json",
