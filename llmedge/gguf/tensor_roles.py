@@ -7,8 +7,12 @@ loader.h `weight_name_comparer` and conversion/base.py `prepare_tensors` of llam
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from llmedge.gguf.quant_types import F32, QuantType
+
+if TYPE_CHECKING:
+    from llmedge.gguf.reader import Header, TensorInfo
 
 EMBEDDING, OUTPUT, OTHER = "embedding", "output", "other"
 ATTN_Q, ATTN_K, ATTN_V, ATTN_OUTPUT = "attn_q", "attn_k", "attn_v", "attn_output"
@@ -94,6 +98,15 @@ def is_quantizable(name: str, shape: tuple[int, ...], architecture: str) -> bool
         return False
     parts = _NEVER_QUANTIZED_PARTS + _NEVER_QUANTIZED_PARTS_OF.get(architecture, ())
     return not any(part in name for part in parts)
+
+
+def quantizable_tensors(header: Header) -> tuple[TensorInfo, ...]:
+    """Return the tensors of a file that a mix may touch, in the file's order."""
+    return tuple(
+        tensor
+        for tensor in header.tensors
+        if is_quantizable(tensor.name, tensor.shape, header.architecture)
+    )
 
 
 def storage_type(name: str, n_dims: int, ftype: QuantType) -> QuantType:

@@ -10,7 +10,7 @@ import numpy as np
 from llmedge.core.errors import UnsupportedError
 from llmedge.gguf.imatrix_file import read_imatrix
 from llmedge.gguf.mix_rules import needs_imatrix
-from llmedge.gguf.tensor_roles import EMBEDDING, OUTPUT, is_quantizable, role_of
+from llmedge.gguf.tensor_roles import EMBEDDING, OUTPUT, quantizable_tensors, role_of
 from llmedge.store.manifest import hash_file
 
 if TYPE_CHECKING:
@@ -83,11 +83,7 @@ def read_coverage(path: Path, header: Header) -> Coverage:
         UnsupportedError: It is of another model.
     """
     imatrix = read_imatrix(path)
-    tensors = {
-        tensor.name: tensor
-        for tensor in header.tensors
-        if is_quantizable(tensor.name, tensor.shape, header.architecture)
-    }
+    tensors = {tensor.name: tensor for tensor in quantizable_tensors(header)}
     known = [name for name in imatrix.weights if name in tensors]
     for name in known:
         tensor, values = tensors[name], imatrix.weights[name]

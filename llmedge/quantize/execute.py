@@ -86,7 +86,7 @@ def pinned_types(job: Job) -> dict[str, str]:
         IntegrityError: llama.cpp refuses the source.
     """
     types = dict(job.options.types)
-    if job.coverage is None or job.mix.imatrix == "none":
+    if job.coverage is None or not job.coverage.uncovered or job.mix.imatrix == "none":
         return types
     with job.open_quantizer(types) as quantizer:
         return job.coverage.pins(quantizer.plan(), job.mix) | types

@@ -7,7 +7,7 @@ import fnmatch
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import UsageError
-from llmedge.gguf.tensor_roles import is_quantizable
+from llmedge.gguf.tensor_roles import quantizable_tensors
 from llmedge.store.plan_file import require_types
 
 if TYPE_CHECKING:
@@ -29,11 +29,7 @@ def expand_types(texts: Sequence[str], header: Header) -> dict[str, str]:
         UsageError: A text is not of that form, matches no tensor that may be quantized, or gives a
             type that does not exist or does not fit.
     """
-    names = [
-        tensor.name
-        for tensor in header.tensors
-        if is_quantizable(tensor.name, tensor.shape, header.architecture)
-    ]
+    names = [tensor.name for tensor in quantizable_tensors(header)]
     types: dict[str, str] = {}
     for text in texts:
         pattern, equals, type_name = text.rpartition("=")

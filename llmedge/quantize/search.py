@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from llmedge.core.errors import ResourceError
 from llmedge.gguf.mixes import find_mix
 from llmedge.gguf.reader import read_header
-from llmedge.gguf.tensor_roles import is_quantizable
+from llmedge.gguf.tensor_roles import quantizable_tensors
 from llmedge.host.memory import require_free_disk
 from llmedge.quantize.execute import publish, write
 from llmedge.quantize.job import plan_report, prepare
@@ -137,13 +137,16 @@ def search(
     plans = Plans(job, sensitivity, options.kernels)
     plan = plans.best(options.target)
     if variant.dry_run:
-        return _report(_with_types(job, plan), plan, options)
+        return _planned(_with_types(job, plan), plan, options)
     judge = Judge(files.reference, options.calibration.weights, settings, progress, job.n_threads)
     with work_folder(job.target) as folder:
         plan, made = _make_plan(plan, plans, judge, job, options, folder, progress)
         room = max(plans.room(options.target) or 0, plans.tensor_bytes(plan))
         stock = _make_stock(room, job, options, folder, progress)
-        report = replace(_report(made.job, plan, options), is_plan=True)
+        variant_report = plan_report(made.job, made.plan)
+        report = SearchReport(
+            variant_report, options.target.label, options.kernels, plan.loss, is_plan=True
+        )
         if stock is None:
             (of_plan,) = judge.judge(made.path)
         else:
@@ -175,8 +178,9 @@ def _measure(
     journal = Journal(settings.home / "probes" / f"{key}.jsonl")
     probe = ProbeOptions(work, options.quantize.imatrix, text, job.n_threads)
     header = read_header(work)
-    tensors = [t for t in header.tensors if is_quantizable(t.name, t.shape, header.architecture)]
-    return measure_sensitivity(header, tensors, probe, weights, journal, progress)
+    return measure_sensitivity(
+        header, quantizable_tensors(header), probe, weights, journal, progress
+    )
 
 
 def _make_plan(
@@ -264,7 +268,7 @@ def _with_types(job: Job, plan: Allocation) -> Job:
     return replace(job, options=replace(job.options, types=plan.types))
 
 
-def _report(job: Job, plan: Allocation, options: SearchOptions) -> SearchReport:
+def _planned(job: Job, plan: Allocation, options: SearchOptions) -> SearchReport:
     with job.open_quantizer(job.options.types) as quantizer:
         variant = plan_report(job, quantizer.plan())
     return SearchReport(variant, options.target.label, options.kernels, plan.loss)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmedge.gguf.mixes import find_mix
 from llmedge.gguf.reader import read_header
-from llmedge.gguf.tensor_roles import is_quantizable
+from llmedge.gguf.tensor_roles import quantizable_tensors
 from llmedge.host.memory import read_memory
 from llmedge.quantize.execute import quantize
 from llmedge.quantize.job import QuantizeOptions
@@ -70,8 +70,4 @@ def measured_in(
 
 
 def _is_writable(header: Header) -> bool:
-    return all(
-        tensor.quant_type.name in WRITABLE
-        for tensor in header.tensors
-        if is_quantizable(tensor.name, tensor.shape, header.architecture)
-    )
+    return all(tensor.quant_type.name in WRITABLE for tensor in quantizable_tensors(header))

@@ -7,13 +7,14 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
+from llmedge.store.manifest import hash_file
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from llmedge.core.progress import Progress
 
 _log = logging.getLogger(__name__)
-_READ_BYTES = 4 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -35,16 +36,10 @@ def remembered_hash(path: Path, state_dir: Path, progress: Progress) -> str:
         known = ""
     if _SHA256.fullmatch(known):
         return known
-    digest = hashlib.sha256()
-    with (
-        path.open("rb") as file,
-        progress.task(f"hashing {path.name}", total=status.st_size, unit="bytes") as task,
-    ):
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-            task.update(file.tell())
-    _remember(mark, digest.hexdigest())
-    return digest.hexdigest()
+    with progress.task(f"hashing {path.name}", total=status.st_size, unit="bytes") as task:
+        found = hash_file(path, task.update)
+    _remember(mark, found)
+    return found
 
 
 def _remember(mark: Path, value: str) -> None:

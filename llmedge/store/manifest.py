@@ -17,6 +17,7 @@ from llmedge.core.errors import IntegrityError, LlmedgeError, UnsupportedError, 
 from llmedge.store.atomic import write_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SCHEMA = "llmedge.manifest/1"
@@ -158,12 +159,19 @@ def _hash_once(path: Path, size_bytes: int, mtime_ns: int) -> str:
     return hash_file(path)
 
 
-def hash_file(path: Path) -> str:
-    """Return a file's SHA-256 in hex."""
+def hash_file(path: Path, on_read: Callable[[int], None] | None = None) -> str:
+    """Return a file's SHA-256 in hex.
+
+    Args:
+        path: The file.
+        on_read: Takes how many bytes were read so far.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_READ_BYTES):
             digest.update(block)
+            if on_read is not None:
+                on_read(file.tell())
     return digest.hexdigest()
 
 

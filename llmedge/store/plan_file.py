@@ -11,7 +11,7 @@ import msgspec
 
 from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError, UsageError
 from llmedge.gguf.quant_types import BY_NAME
-from llmedge.gguf.tensor_roles import is_quantizable
+from llmedge.gguf.tensor_roles import quantizable_tensors
 from llmedge.store.atomic import write_bytes
 
 if TYPE_CHECKING:
@@ -98,11 +98,7 @@ def require_types(types: dict[str, str], header: Header, where: str) -> None:
     Raises:
         UsageError: A tensor or a type does not exist, or rows do not fit a type's blocks.
     """
-    tensors = {
-        tensor.name: tensor
-        for tensor in header.tensors
-        if is_quantizable(tensor.name, tensor.shape, header.architecture)
-    }
+    tensors = {tensor.name: tensor for tensor in quantizable_tensors(header)}
     for name, type_name in types.items():
         if name not in tensors:
             close = difflib.get_close_matches(name, tensors, n=1)
