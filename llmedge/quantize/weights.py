@@ -113,12 +113,9 @@ def n_matrices(tensor: TensorInfo) -> int:
     return tensor.n_weights // (tensor.shape[0] * tensor.shape[1])
 
 
-def round_trip(
-    part: Part, quant_type: QuantType, *, use_importance: bool = True
-) -> NDArray[np.float32]:
+def round_trip(part: Part, quant_type: QuantType) -> NDArray[np.float32]:
     """Return what is left of rows when they are quantized and read back, `(n_rows, n_in)`."""
-    importance = part.importance if use_importance else None
-    data = quantize_rows(quant_type, part.rows, importance)
+    data = quantize_rows(quant_type, part.rows, part.importance)
     return dequantize_rows(quant_type, data, part.rows.shape[1])
 
 
