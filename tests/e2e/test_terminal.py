@@ -13,9 +13,12 @@ import pytest
 
 if sys.platform == "win32":
     pytest.skip("pseudo-terminals are POSIX's", allow_module_level=True)
+import fcntl
 import pty
+import termios
 
 CTRL_C, CTRL_D = "\x03", "\x04"
+LOCAL_FLAGS = 3  # the index of tcgetattr's c_lflag
 
 
 class Screen:
@@ -51,19 +54,27 @@ class Screen:
         before, self.shown = self.shown[: match.end()], self.shown[match.end() :]
         return before
 
+    def wait_for_prompt(self) -> None:
+        """Read until the prompt is shown and the line editor has the terminal.
+
+        Ctrl-D typed before it would be lost: the editor reads what the terminal made of it.
+        """
+        self.wait_for("> ")
+        deadline = time.monotonic() + 30
+        while termios.tcgetattr(self.master)[LOCAL_FLAGS] & termios.ICANON:
+            assert time.monotonic() < deadline, "the terminal is still in line mode"
+            time.sleep(0.01)
+
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
     def close(self) -> int:
-        code = self.process.wait(20)
+        code = self.process.wait(60)
         os.close(self.master)
         return code
 
 
 def make_controlling(slave: int) -> None:
-    import fcntl
-    import termios
-
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
 
 
@@ -89,6 +100,7 @@ def test_a_conversation_with_commands_lines_and_an_end(screen: Screen):
     assert "tokens/s" in screen.wait_for(r"of 2048")
     screen.type("/nonsense\n")
     screen.wait_for("unknown command /nonsense")
+    screen.wait_for_prompt()
     screen.type(CTRL_D)
     assert screen.close() == 0
 
@@ -110,7 +122,7 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(screen: Screen):
 
 
 def test_ctrl_c_at_the_prompt_leaves(screen: Screen):
-    screen.wait_for("> ")
+    screen.wait_for_prompt()
     time.sleep(0.5)  # nobody is faster than readline's set-up after it has shown the prompt
     screen.type(CTRL_C)
     assert screen.close() == 130

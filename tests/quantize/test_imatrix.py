@@ -255,6 +255,7 @@ class KillingProgress(RecordingProgress):
         super().__init__()
         self.home = home
         self.killed = 0
+        self.others = psutil.Process().children()
 
     def task(self, description: str, *, total: float, unit: str):
         killer = self
@@ -268,7 +269,8 @@ class KillingProgress(RecordingProgress):
 
             def update(self, completed: float, note: str = "") -> None:
                 if completed and not killer.killed and list(killer.home.glob("imatrix/.*ished")):
-                    (child,) = psutil.Process().children()
+                    children = psutil.Process().children()
+                    (child,) = [child for child in children if child not in killer.others]
                     child.kill()
                     killer.killed = int(completed)
 
