@@ -15,6 +15,8 @@ from llmedge.core.errors import UsageError
 from llmedge.core.units import format_mb, parse_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llmedge.measure.calibration import CalibrationOptions
     from llmedge.quantize.job import QuantizeOptions, VariantReport
     from llmedge.quantize.judge import Judgement
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from llmedge.recipe.variants import VariantsOptions
 
 _MAX_TYPES_SHOWN = 4
+_N_CTX = 4096  # the context that --target-ram counts by default
+_TARGETS = "one of --target-size, --target-bpw, --target-ram, --max-kld"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,18 +118,25 @@ class TargetFlags:
         Path | None, typer.Option(help="Write the measured plan here.", show_default=False)
     ] = None
     kernels: Annotated[
-        Literal["arm", "avx2", "hexagon", "generic"],
-        typer.Option(help="Use only types that are fast there."),
-    ] = "generic"
+        Literal["arm", "avx2", "hexagon", "generic"] | None,
+        typer.Option(help="Use only types that are fast there.", show_default="generic"),
+    ] = None
     lang: Annotated[
         str | None,
         typer.Option(help="Languages that count: hi,ta,en.", show_default=False),
     ] = None
     ctx: Annotated[
-        int, typer.Option(min=1, max=MAX_CTX, help="Tokens of context, for --target-ram.")
-    ] = 4096
-    type_k: Annotated[str, typer.Option(help="Type of the keys, for --target-ram.")] = "f16"
-    type_v: Annotated[str, typer.Option(help="Type of the values, for --target-ram.")] = "f16"
+        int | None,
+        typer.Option(
+            min=1, max=MAX_CTX, help="Tokens of context, for --target-ram.", show_default="4096"
+        ),
+    ] = None
+    type_k: Annotated[
+        str | None, typer.Option(help="Type of the keys, for --target-ram.", show_default="f16")
+    ] = None
+    type_v: Annotated[
+        str | None, typer.Option(help="Type of the values, for --target-ram.", show_default="f16")
+    ] = None
 
     def target(self) -> Target | None:
         """Return what was asked for.
@@ -143,19 +154,31 @@ class TargetFlags:
         if self.target_bpw is not None:
             targets.append(Target("bpw", self.target_bpw, f"{self.target_bpw:g}BPW"))
         if self.target_ram is not None:
-            label = f"RAM{_label(self.target_ram)}-CTX{self.ctx}"
-            cache = KvCacheOptions(self.ctx, self.type_k, self.type_v)
+            n_ctx = self.ctx or _N_CTX
+            label = f"RAM{_label(self.target_ram)}-CTX{n_ctx}"
+            cache = KvCacheOptions(n_ctx, self.type_k or "f16", self.type_v or "f16")
             targets.append(Target("ram", parse_bytes(self.target_ram), label, cache))
         if self.max_kld is not None:
             targets.append(Target("kld", self.max_kld, f"KLD{self.max_kld:g}"))
         if len(targets) + (self.plan is not None) > 1:
             raise UsageError(
                 "one target at a time",
-                "give one of --target-size, --target-bpw, --target-ram, --max-kld and --plan",
+                f"give {_TARGETS} or --plan",
             )
-        if self.save_plan is not None and not targets:
-            raise UsageError("--save-plan writes what was measured for a target", "add a target")
+        self._require_meant(targets)
         return require_sensible(targets[0]) if targets else None
+
+    def _require_meant(self, targets: Sequence[Target]) -> None:
+        """Refuse a flag that changes nothing without a target, or without one of memory."""
+        if not targets:
+            for flag, value in (("--save-plan", self.save_plan), ("--kernels", self.kernels)):
+                if value is not None:
+                    raise UsageError(f"{flag} is for a measured plan", f"add {_TARGETS}")
+        if self.target_ram is None:
+            memory = (("--ctx", self.ctx), ("--type-k", self.type_k), ("--type-v", self.type_v))
+            for flag, value in memory:
+                if value is not None:
+                    raise UsageError(f"{flag} is for --target-ram", "leave it away")
 
 
 @grouped
@@ -230,7 +253,7 @@ def _options(
         mixes=tuple(mixes),
         target=chosen,
         plan=target.plan,
-        kernels=target.kernels,
+        kernels=target.kernels or "generic",
         imatrix=flags.imatrix,
         wants_imatrix=not flags.no_imatrix,
         tensor_types=tuple(flags.tensor_type or ()),

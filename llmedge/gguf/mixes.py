@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llmedge.core.errors import UnsupportedError, UsageError
 from llmedge.gguf.quant_types import BY_NAME, QuantType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ImatrixUse: TypeAlias = Literal["none", "uses", "requires"]
 
@@ -74,6 +77,7 @@ _TABLE: tuple[tuple[str, int, str, ImatrixUse, str], ...] = (
     ("Q1_0", 40, "Q1_0", "none", "1 bit: only for models trained in 1 bit"),
 )
 MIXES = {row[0]: Mix(row[0], row[1], BY_NAME[row[2]], row[3], row[4]) for row in _TABLE}
+_IMATRIX_TYPES = frozenset(mix.base.name for mix in MIXES.values() if mix.imatrix != "none")
 
 
 def find_mix(name: str) -> Mix:
@@ -88,6 +92,11 @@ def find_mix(name: str) -> Mix:
     close = difflib.get_close_matches(upper, MIXES, n=1, cutoff=0.5)
     suggestion = f"did you mean {close[0]}? " if close else ""
     raise UsageError(f"unknown mix {name!r}", f"{suggestion}known: {', '.join(MIXES)}")
+
+
+def uses_imatrix(mix: Mix, types: Iterable[str] = ()) -> bool:
+    """Return whether an importance matrix changes what a mix and types of single tensors make."""
+    return mix.imatrix != "none" or not _IMATRIX_TYPES.isdisjoint(types)
 
 
 def require_imatrix(mix: Mix, *, has_imatrix: bool) -> Mix:

@@ -172,7 +172,7 @@ def _require_decoder(model: Model) -> None:
         raise UnsupportedError(
             f"{model.path.name} ({model.header.architecture}) is an encoder with a decoder, whose "
             "importance matrix llmedge cannot compute",
-            "quantize it without one",
+            "quantize it without one: --no-imatrix",
         )
 
 

@@ -10,6 +10,7 @@ import llmedge
 from llmedge.core.errors import UsageError
 from llmedge.gguf.fallbacks import Fallbacks, group_fallbacks
 from llmedge.gguf.file_size import quantized_file_bytes
+from llmedge.gguf.mixes import uses_imatrix
 from llmedge.gguf.reader import Header, read_header
 from llmedge.host.cpu import choose_threads
 from llmedge.quantize.coverage import EXPECTED_METADATA, read_coverage
@@ -182,7 +183,7 @@ def prepare(source: Path, mix: Mix, options: QuantizeOptions, settings: Settings
     """
     header = read_header(source)
     require_single_file(header)
-    if mix.imatrix == "none" and not options.types:
+    if not uses_imatrix(mix, options.types.values()):
         options = replace(options, imatrix=None, expects_imatrix=False)
     coverage = read_coverage(options.imatrix, header) if options.imatrix else None
     target = require_target(source, options.variant or mix.name, options, settings)

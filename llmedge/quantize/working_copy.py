@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from llmedge.core.settings import Settings
     from llmedge.gguf.reader import Header
 
-_MEMORY_SHARE = 0.7  # of what is available, for the weights
+# Of the machine's memory, for the weights. Not of what is free at the moment: what was measured in
+# one file is not found again for another.
+_MEMORY_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,11 @@ class Measured:
     reference: Path
 
 
+def fits_memory(n_bytes: int) -> bool:
+    """Return whether weights leave enough of this machine's memory for what else is there."""
+    return n_bytes <= _MEMORY_SHARE * read_memory().total_bytes
+
+
 @contextlib.contextmanager
 def measured_in(
     source: Path, options: QuantizeOptions, settings: Settings, progress: Progress
@@ -54,7 +61,7 @@ def measured_in(
         ResourceError: The disk has too little room for the copy.
     """
     header = read_header(source)
-    is_large = header.file_bytes > _MEMORY_SHARE * read_memory().available_bytes
+    is_large = not fits_memory(header.file_bytes)
     if not is_large and _is_writable(header):
         yield Measured(source, source)
         return

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmedge.convert.general import checkpoint_name
+from llmedge.convert.model import dominant_type
 from llmedge.convert.pipeline import convert, open_checkpoint, plan
 from llmedge.convert.report import ConvertOptions
-from llmedge.gguf.mixes import find_mix, require_imatrix
+from llmedge.gguf.mixes import find_mix, require_imatrix, uses_imatrix
+from llmedge.gguf.quant_types import F16
 from llmedge.gguf.reader import read_header
-from llmedge.host.memory import read_memory
 from llmedge.quantize.execute import quantize
 from llmedge.quantize.imatrix import ImatrixOptions, collect_imatrix
 from llmedge.quantize.job import QuantizeOptions, VariantReport, require_target
@@ -20,7 +21,7 @@ from llmedge.quantize.judge import judged_kinds
 from llmedge.quantize.overrides import expand_types
 from llmedge.quantize.search import BASE_MIX, SearchOptions, SearchReport, search
 from llmedge.quantize.trained_types import trained_type, trained_types
-from llmedge.quantize.working_copy import measured_in
+from llmedge.quantize.working_copy import fits_memory, measured_in
 from llmedge.store.atomic import make_folder, work_folder
 from llmedge.store.plan_file import read_plan
 from llmedge.store.reference import model_name
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 
     from llmedge.core.progress import Progress
     from llmedge.core.settings import Settings
+    from llmedge.gguf.mixes import Mix
     from llmedge.measure.calibration import CalibrationOptions
     from llmedge.quantize.kernels import Kernels
     from llmedge.quantize.target import Target
+    from llmedge.store.checkpoint import FolderCheckpoint
 
-_MEMORY_SHARE = 0.5  # of what is available, for a checkpoint's weights in 16 bits
 COST_OF_NONE = (
     "without an importance matrix every weight counts alike; what that costs is in docs/quantize.md"
 )
@@ -193,7 +195,7 @@ def _mixes(
     ordinary = [mix for mix in mixes if mix.name != trained]
     expects = options.quantize.dry_run and options.wants_imatrix and options.imatrix is None
     imatrix = options.imatrix
-    if not expects and any(mix.imatrix != "none" for mix in ordinary):
+    if not expects and any(uses_imatrix(mix, types.values()) for mix in ordinary):
         for mix in ordinary:
             require_imatrix(mix, has_imatrix=options.wants_imatrix or imatrix is not None)
         imatrix = _imatrix(path, options, settings, progress, tell)
@@ -253,8 +255,7 @@ def _as_gguf(
         else:
             output = stack.enter_context(work_folder(settings.home / "work" / f"{name}.gguf"))
         with open_checkpoint(source) as checkpoint:
-            room = _MEMORY_SHARE * read_memory().available_bytes
-            mix = find_mix("BF16" if checkpoint.n_bytes < room else "Q8_0")
+            mix = _intermediate(checkpoint)
             threads = options.quantize.n_threads
             overwrite = options.quantize.overwrite or not options.keep_intermediate
             convert_options = ConvertOptions(mix, output, threads, overwrite=overwrite)
@@ -262,6 +263,13 @@ def _as_gguf(
             conversion = plan(source, checkpoint, convert_options, settings, progress)
             report = convert(conversion, progress)
         yield report.path, mix.name == "Q8_0"
+
+
+def _intermediate(checkpoint: FolderCheckpoint) -> Mix:
+    """Return what a checkpoint is converted to first: its own 16 bits, or 8 where it is large."""
+    if not fits_memory(checkpoint.n_bytes):
+        return find_mix("Q8_0")
+    return find_mix("F16" if dominant_type(checkpoint) == F16 else "BF16")
 
 
 def _kept_folder(output: Path | None) -> Path | None:

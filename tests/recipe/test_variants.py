@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -88,6 +89,15 @@ def test_the_16_bit_file_can_be_kept(make, checkpoint, tmp_path):
     assert names == {"tiny-llama-Q4_K_M.gguf", "tiny-llama-BF16.gguf"}
 
 
+def test_a_checkpoint_of_16_bit_floats_loses_none_of_them_on_the_way(make, checkpoint, tmp_path):
+    floats = tmp_path / "Tiny Llama"
+    shutil.copytree(checkpoint, floats)
+    path = floats / "model.safetensors"
+    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
+    make(floats, mixes=("Q4_K_M",), keep_intermediate=True)
+    assert [path.name for path in (tmp_path / "out").glob("*F16.gguf")] == ["tiny-llama-F16.gguf"]
+
+
 def test_a_target_works_from_a_checkpoint_and_its_plan_again(make, checkpoint, tmp_path):
     plan = tmp_path / "plan.json"
     target = Target("bpw", 5.5, "5.5BPW")
@@ -114,3 +124,17 @@ def test_single_tensors_get_the_users_types(make, tiny_model):
     types = {tensor.name: tensor.quant_type.name for tensor in read_header(report.path).tensors}
     assert types["blk.0.ffn_gate.weight"] == "Q8_0"
     assert types["blk.0.attn_q.weight"] == "Q4_K"
+
+
+def test_a_tensor_whose_type_needs_importance_gets_a_matrix_whatever_the_mix(make, tiny_model):
+    (report,) = make(tiny_model, mixes=("Q8_0",), tensor_types=("*.ffn_up.*=IQ2_XS",)).variants
+    assert report.coverage is not None
+    assert report.types["IQ2_XS"] == 1
+    with pytest.raises(UnsupportedError, match="importance matrix"):
+        make(
+            tiny_model,
+            mixes=("Q8_0",),
+            tensor_types=("*.ffn_up.*=IQ2_XS",),
+            wants_imatrix=False,
+            overwrite=True,
+        )
