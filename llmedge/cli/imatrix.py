@@ -70,12 +70,8 @@ def imatrix_command(
 
 def _report(source: str, flags: ImatrixFlags, calibration: CalibrationFlags) -> ImatrixReport:
     from llmedge.gguf.imatrix_file import is_imatrix
-    from llmedge.quantize.imatrix import (
-        copy_imatrix,
-        describe_imatrix,
-        join_imatrices,
-        require_new,
-    )
+    from llmedge.quantize.imatrix import copy_imatrix, describe_imatrix, join_imatrices
+    from llmedge.store.atomic import require_new
 
     if flags.merge and flags.output is None:
         raise UsageError("--merge needs a file to write", "add -o joined.gguf")

@@ -11,7 +11,7 @@ from llmedge.convert.registry import find_architecture
 from llmedge.core.errors import UsageError
 from llmedge.gguf.writer import encode_header, encode_metadata, lay_out, padded_bytes
 from llmedge.runtime.row_quantizer import quantize_rows
-from llmedge.store.atomic import replacing
+from llmedge.store.atomic import replacing, require_new
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,8 +56,7 @@ def convert_adapter(
     """
     if mix.name not in _PLAIN:
         raise UsageError(f"an adapter cannot be {mix.name}", f"use -t {' or '.join(_PLAIN)}")
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target} exists", "add --overwrite to replace it")
+    require_new(target, overwrite=overwrite)
     config = read_config(base)
     architecture = find_architecture(config)
     rows = adapter_tensors(

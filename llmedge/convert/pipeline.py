@@ -37,7 +37,7 @@ from llmedge.host.cpu import choose_threads
 from llmedge.host.memory import require_free_disk
 from llmedge.runtime.dry_run import check_header
 from llmedge.runtime.library import library_info
-from llmedge.store.atomic import make_folder
+from llmedge.store.atomic import make_folder, require_new
 from llmedge.store.catalog import variant_path
 from llmedge.store.checkpoint import CheckpointSource, FolderCheckpoint
 from llmedge.store.manifest import (
@@ -221,8 +221,7 @@ def _require_place(conversion: Conversion) -> None:
             raise UsageError(f"{file.path} is a folder", "choose another file name with -o")
     # A model in parts is there when its first part is: that is the one that is opened.
     first = conversion.files[0].path
-    if first.exists() and not conversion.options.overwrite:
-        raise UsageError(f"{first} exists", "add --overwrite to replace it")
+    require_new(first, overwrite=conversion.options.overwrite)
     require_own_sidecar(first)
 
 

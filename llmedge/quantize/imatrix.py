@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
-from llmedge.core.errors import IntegrityError, ResourceError, UsageError
+from llmedge.core.errors import IntegrityError, ResourceError
 from llmedge.gguf.imatrix_file import merge, read_sums, write_imatrix
 from llmedge.gguf.reader import read_header
 from llmedge.gguf.tensor_roles import EMBEDDING, is_quantizable, role_of
@@ -187,16 +187,6 @@ def describe_imatrix(path: Path) -> ImatrixReport:
         IntegrityError: It is no importance matrix, or damaged.
     """
     return _describe(path, read_sums(path))
-
-
-def require_new(target: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a file unless that is wanted.
-
-    Raises:
-        UsageError: It exists.
-    """
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target} exists", "add --overwrite to replace it")
 
 
 def _key(source_sha256: str, selection: Selection) -> str:

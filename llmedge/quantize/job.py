@@ -16,6 +16,7 @@ from llmedge.host.cpu import choose_threads
 from llmedge.quantize.coverage import EXPECTED_METADATA, read_coverage
 from llmedge.runtime.model import require_single_file
 from llmedge.runtime.quantizer import MAX_BUFFER_BYTES, Quantizer, QuantizerOptions, TensorPlan
+from llmedge.store.atomic import require_new
 from llmedge.store.catalog import variant_path
 from llmedge.store.manifest import require_own_sidecar
 from llmedge.store.reference import model_name
@@ -248,5 +249,4 @@ def check_target(source: Path, target: Path, *, overwrite: bool) -> None:
             f"{target} is the source itself; it would be overwritten while it is read",
             "choose another folder with -o",
         )
-    if not overwrite:
-        raise UsageError(f"{target} exists", "add --overwrite to replace it")
+    require_new(target, overwrite=overwrite)

@@ -34,6 +34,7 @@ from llmedge.runtime.library import library_info
 from llmedge.runtime.model import require_single_file
 from llmedge.store.atomic import make_folder, replacing
 from llmedge.store.catalog import variant_path
+from llmedge.store.hashes import remembered_hash
 from llmedge.store.manifest import (
     Manifest,
     Source,
@@ -176,7 +177,7 @@ def trim(source: Path, options: TrimOptions, settings: Settings, progress: Progr
     name, variant, target = _target(source, options, settings)
     check_target(source, target, overwrite=options.overwrite or options.dry_run)
     require_own_sidecar(target)
-    plan = _plan(header, options)
+    plan = _plan(header, options, settings.state_dir, progress)
     report = _report(plan, name, variant, target)
     if options.dry_run:
         return report
@@ -206,7 +207,7 @@ def _target(source: Path, options: TrimOptions, settings: Settings) -> tuple[str
     return name, variant, options.folder / f"{name}-{variant}.gguf"
 
 
-def _plan(header: Header, options: TrimOptions) -> _Plan:
+def _plan(header: Header, options: TrimOptions, state_dir: Path, progress: Progress) -> _Plan:
     scripts = scripts_of(options.languages)
     entries = Entries(header)
     vocabulary = read_vocabulary(header, entries)
@@ -220,7 +221,9 @@ def _plan(header: Header, options: TrimOptions) -> _Plan:
     pinned = listed.union(survey.special, survey.template, named)
     used = None if survey.used is None else frozenset(survey.used)
     selection = select_tokens(vocabulary, Wishes(scripts, pinned, used))
-    source_sha256 = "0" * 64 if options.dry_run else hash_file(header.path)
+    source_sha256 = (
+        "0" * 64 if options.dry_run else remembered_hash(header.path, state_dir, progress)
+    )
     added = _added(header, survey, selection, options, source_sha256)
     metadata = trimmed_metadata(header, entries, vocabulary, selection, added)
     layout = plan_file(header, metadata, selection.kept)

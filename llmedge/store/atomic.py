@@ -10,7 +10,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING
 
-from llmedge.core.errors import NotFoundError, ResourceError
+from llmedge.core.errors import NotFoundError, ResourceError, UsageError
 from llmedge.host.files import flush, flush_folder
 from llmedge.host.process import is_running
 
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PARTIAL = re.compile(r"\..+\.(\d+)\.partial")
+
+
+def require_new(target: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file unless that is wanted.
+
+    Raises:
+        UsageError: It exists.
+    """
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} exists", "add --overwrite to replace it")
 
 
 @contextlib.contextmanager

@@ -30,9 +30,9 @@ from llmedge.quantize.imatrix import (
     copy_imatrix,
     describe_imatrix,
     join_imatrices,
-    require_new,
 )
 from llmedge.runtime.quantizer import Quantizer, QuantizerOptions
+from llmedge.store.atomic import require_new
 from llmedge.store.manifest import hash_file
 from tests.fakes import RecordingProgress, works_or_is_refused
 from tests.gguf.imatrix_files import old_imatrix
