@@ -46,6 +46,8 @@ def row(parameter: Any) -> str:
     shows_default = is_option and getattr(parameter, "show_default", True)
     no_default = parameter.default is None or parameter.default is False or parameter.required
     default = "" if no_default or not shows_default else f"`{parameter.default}`"
+    if isinstance(shows_default, str):  # what stands for a default of None
+        default = f"`{shows_default}`"
     annotation = parameter.type_descriptor.annotation
     choices = get_args(annotation) if get_origin(annotation) is Literal else ()
     values = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
