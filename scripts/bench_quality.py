@@ -59,6 +59,7 @@ class Bench:
 
     folder: Path
     settings: Settings
+    tools: Path | None = None
 
     def model(self, name: str) -> Path:
         """Return a 16-bit model, made once."""
@@ -198,8 +199,7 @@ def compared(
 
 
 def bench_memory(bench: Bench) -> dict[str, Any]:
-    tools = os.environ.get("LLMEDGE_TEST_LLAMA_TOOLS")
-    if tools is None:
+    if bench.tools is None:
         sys.exit("LLMEDGE_TEST_LLAMA_TOOLS must name the folder of llama-quantize")
     source = bench.folder / "llama-1.2b-BF16.gguf"
     if not source.exists():
@@ -210,7 +210,7 @@ def bench_memory(bench: Bench) -> dict[str, Any]:
     target = bench.folder / "quantized.gguf"
     ours = [sys.executable, "-m", "llmedge", "quantize", source, "-t", "Q4_K_M", "-o", target]
     ours += ["--no-imatrix", "--overwrite", "--max-buffer", BUFFER]
-    theirs = [Path(tools) / "llama-quantize", "--max-buffer-size", "256", source, target, "Q4_K_M"]
+    theirs = [bench.tools / "llama-quantize", "--max-buffer-size", "256", source, target, "Q4_K_M"]
     peaks = {name: peak_mib(command) for name, command in (("llmedge", ours), ("llama", theirs))}
     target.unlink()
     return {**peaks, "difference_mib": round(peaks["llmedge"] - peaks["llama"], 1)}
@@ -244,7 +244,8 @@ def main() -> None:
         folder = (arguments.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["LLMEDGE_HOME"] = str(folder / "home")
-        bench = Bench(folder, load_settings())
+        tools = os.environ.pop("LLMEDGE_TEST_LLAMA_TOOLS", None)  # no setting of llmedge's
+        bench = Bench(folder, load_settings(), Path(tools) if tools else None)
         print(json.dumps({name: parts[name](bench) for name in arguments.parts}, indent=2))
 
 

@@ -11,9 +11,9 @@ QUICK = ["--chunks", 1, "--ctx", 128, "--n-prompt", 16, "--n-gen", 8, "-r", 2, "
 @pytest.fixture
 def variants(cli, smollm2: Path) -> list[str]:
     """SmolLM2 in three mixes, in the store."""
-    made = cli(
-        "quantize", smollm2, "-t", "Q4_0", "-t", "Q4_K_M", "-t", "Q8_0", "--allow-requantize"
-    )
+    mixes = ("-t", "Q4_0", "-t", "Q4_K_M", "-t", "Q8_0")
+    text = ("--calibration", "english", "--calibration-tokens", 1024)
+    made = cli("quantize", smollm2, *mixes, *text, "--allow-requantize")
     assert made.code == 0, made.err
     return [f"smollm2-135m-instruct:{mix}" for mix in ("Q4_0", "Q4_K_M", "Q8_0")]
 
