@@ -106,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for name in ("SIGINT", "SIGTERM"):
         signal.signal(getattr(signal, name), _interrupt)
     try:
+        _require_text(chosen)
         _prepare_logging()
         code = _run(chosen)
     except LlmedgeError as error:
@@ -117,8 +118,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:  # a full disk, a folder that may not be entered, a name too long
         what = error.filename or "the output"
         code = ResourceError.exit_code
-        output.show_error(ResourceError(f"{what}: {error.strerror or error}"), as_json=as_json)
+        hint = "check its permissions and the disk; LLMEDGE_HOME says where llmedge keeps its files"
+        output.show_error(
+            ResourceError(f"{what}: {error.strerror or error}", hint), as_json=as_json
+        )
     sys.exit(code)
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Refuse names that no sidecar, record or JSON could carry."""
+    for argument in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in argument):
+            shown = argument.encode("utf-8", "replace").decode()
+            raise UsageError(
+                f"{shown!r} is not UTF-8",
+                "rename the file; under another locale, set PYTHONUTF8=1",
+            )
 
 
 def _run(arguments: list[str]) -> int:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from llmedge.recipe.pareto import Rule
 
 
+_SVG = b"<svg"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class RuleFlags:
     """Which variant to recommend."""
@@ -114,6 +117,8 @@ def choose_command(
 
     if svg is not None and svg.suffix.lower() != ".svg":
         raise UsageError(f"{svg} is not named like a drawing", "--svg choice.svg")
+    if svg is not None:
+        _require_drawing(svg)
     settings = load_settings()
     options = measure.options(limits.rule(), run, settings)
     paths = [model_path(model) for model in models]
@@ -124,6 +129,15 @@ def choose_command(
         _draw(choice)
     show_results("choose", choice.candidates, _table(choice), show.chosen)
     _tell(choice)
+
+
+def _require_drawing(path: Path) -> None:
+    """Make sure that a drawing replaces nothing but a drawing."""
+    from llmedge.store.atomic import require_new
+
+    require_new(path, overwrite=True)
+    if path.exists() and path.read_bytes()[: len(_SVG)] != _SVG:
+        raise UsageError(f"{path} is in the way: it is no drawing", "choose another name")
 
 
 def _write_svg(choice: Choice, path: Path) -> None:

@@ -75,11 +75,14 @@ def _report(source: str, flags: ImatrixFlags, calibration: CalibrationFlags) -> 
 
     if flags.merge and flags.output is None:
         raise UsageError("--merge needs a file to write", "add -o joined.gguf")
-    if flags.output is not None:
-        require_new(flags.output, overwrite=flags.overwrite)
     path = Path(source)
     is_model = not (path.is_file() and is_imatrix(path))
-    report = _collect(source, flags, calibration) if is_model else describe_imatrix(path)
+    model = model_path(source) if is_model else None
+    if flags.output is not None:
+        texts = [Path(text) for text in calibration.calibration or []]
+        others = [*texts, *([model] if model else [])]
+        require_new(flags.output, overwrite=flags.overwrite, others=others)
+    report = _collect(model, flags, calibration) if model else describe_imatrix(path)
     if flags.output is None:
         return report
     if flags.merge:
@@ -89,12 +92,12 @@ def _report(source: str, flags: ImatrixFlags, calibration: CalibrationFlags) -> 
     return dataclasses.replace(report, path=flags.output)
 
 
-def _collect(source: str, flags: ImatrixFlags, calibration: CalibrationFlags) -> ImatrixReport:
+def _collect(model: Path, flags: ImatrixFlags, calibration: CalibrationFlags) -> ImatrixReport:
     from llmedge.core.settings import load_settings
     from llmedge.quantize.imatrix import ImatrixOptions, collect_imatrix
 
     options = ImatrixOptions(calibration.calibration_options(), flags.threads)
-    return collect_imatrix(model_path(source), options, load_settings(), make_progress())
+    return collect_imatrix(model, options, load_settings(), make_progress())
 
 
 def _missed(report: ImatrixReport) -> list[str]:

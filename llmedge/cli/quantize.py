@@ -233,7 +233,6 @@ def _options(
     mixes: list[str], flags: QuantizeFlags, target: TargetFlags, calibration: CalibrationFlags
 ) -> VariantsOptions:
     from llmedge.recipe.variants import VariantsOptions
-    from llmedge.store.atomic import require_new
 
     chosen = target.target()
     if mixes and (chosen is not None or target.plan is not None):
@@ -247,8 +246,6 @@ def _options(
     is_one_file = flags.output is not None and flags.output.suffix.lower() == ".gguf"
     if is_one_file and len({name.upper() for name in mixes}) > 1:
         raise UsageError(f"{flags.output} is one file for {len(mixes)} mixes", "name a folder")
-    if target.save_plan is not None:
-        require_new(target.save_plan, overwrite=flags.overwrite)
     return VariantsOptions(
         calibration=_calibration(target.lang, calibration),
         mixes=tuple(mixes),

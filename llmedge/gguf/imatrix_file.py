@@ -111,6 +111,8 @@ def read_sums(path: Path) -> ImatrixSums:
         NotFoundError: There is no such file.
         IntegrityError: It is no importance matrix, is truncated, or contradicts itself.
     """
+    if path.exists() and not path.is_file():
+        raise NotFoundError(f"{path} is no regular file")
     try:
         file = path.open("rb")
     except OSError as error:

@@ -90,6 +90,8 @@ class KlBaseReader(Closable):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.exists() and not path.is_file():
+            raise NotFoundError(f"the base file {path} is no regular file")
         try:
             self._file = path.open("rb", buffering=0)  # each read is large and made once
         except OSError as error:

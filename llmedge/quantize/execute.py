@@ -22,6 +22,7 @@ from llmedge.runtime.library import library_info
 from llmedge.store.atomic import make_folder, replacing
 from llmedge.store.hashes import remembered_hash
 from llmedge.store.manifest import (
+    SIDECAR_BYTES,
     Manifest,
     Source,
     hash_file,
@@ -65,7 +66,7 @@ def quantize(
             return report
         _refuse_requantizing(job, plan)
         make_folder(job.target.parent)
-        require_free_disk(job.target.parent, report.file_bytes)
+        require_free_disk(job.target.parent, report.file_bytes + SIDECAR_BYTES)
         source_sha256 = remembered_hash(source, settings.state_dir, progress)
         return publish(
             job,

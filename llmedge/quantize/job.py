@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import llmedge
-from llmedge.core.errors import UsageError
 from llmedge.gguf.fallbacks import Fallbacks, group_fallbacks
 from llmedge.gguf.file_size import quantized_file_bytes
 from llmedge.gguf.mixes import uses_imatrix
@@ -167,7 +166,7 @@ def require_target(
         UsageError: It is the source, exists, or another program's JSON lies at its sidecar's place.
     """
     target = _target_path(source, variant, options, settings)
-    check_target(source, target, overwrite=options.overwrite or options.dry_run)
+    require_new(target, overwrite=options.overwrite or options.dry_run, others=[source])
     require_own_sidecar(target)
     return target
 
@@ -234,19 +233,3 @@ def _target_path(source: Path, variant: str, options: QuantizeOptions, settings:
     if options.output.suffix.lower() == ".gguf" and not options.output.is_dir():
         return options.output
     return options.output / f"{name}-{variant}.gguf"
-
-
-def check_target(source: Path, target: Path, *, overwrite: bool) -> None:
-    """Make sure that a variant may be written.
-
-    Raises:
-        UsageError: The target is the source, or exists and may not be replaced.
-    """
-    if not target.exists():
-        return
-    if target.samefile(source):
-        raise UsageError(
-            f"{target} is the source itself; it would be overwritten while it is read",
-            "choose another folder with -o",
-        )
-    require_new(target, overwrite=overwrite)

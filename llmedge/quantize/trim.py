@@ -15,7 +15,6 @@ from llmedge.host.cpu import choose_threads
 from llmedge.host.memory import require_free_disk
 from llmedge.measure.corpus import shipped_corpus
 from llmedge.measure.scripts import scripts_of
-from llmedge.quantize.job import check_target
 from llmedge.quantize.trim_file import Layout, plan_file, require_known_tensors, write_file
 from llmedge.quantize.trim_keep import (
     ScriptCount,
@@ -32,10 +31,11 @@ from llmedge.quantize.trim_vocabulary import read_vocabulary
 from llmedge.runtime.first_load import ensure_loads, remember, require_text
 from llmedge.runtime.library import library_info
 from llmedge.runtime.model import require_single_file
-from llmedge.store.atomic import make_folder, replacing
+from llmedge.store.atomic import make_folder, replacing, require_new
 from llmedge.store.catalog import variant_path
 from llmedge.store.hashes import remembered_hash
 from llmedge.store.manifest import (
+    SIDECAR_BYTES,
     Manifest,
     Source,
     hash_file,
@@ -175,7 +175,7 @@ def trim(source: Path, options: TrimOptions, settings: Settings, progress: Progr
     require_text(header)
     corpora = tuple(shipped_corpus(language) for language in options.languages)
     name, variant, target = _target(source, options, settings)
-    check_target(source, target, overwrite=options.overwrite or options.dry_run)
+    require_new(target, overwrite=options.overwrite or options.dry_run, others=[source])
     require_own_sidecar(target)
     plan = _plan(header, options, settings.state_dir, progress)
     report = _report(plan, name, variant, target)
@@ -183,7 +183,7 @@ def trim(source: Path, options: TrimOptions, settings: Settings, progress: Progr
         return report
     ensure_loads(source, settings.state_dir)
     make_folder(target.parent)
-    require_free_disk(target.parent, plan.layout.file_bytes)
+    require_free_disk(target.parent, plan.layout.file_bytes + SIDECAR_BYTES)
     n_threads = choose_threads(options.n_threads, settings.threads)
     with replacing(target) as partial:
         _write(plan, partial, variant, progress)

@@ -22,12 +22,13 @@ from llmedge.quantize.overrides import expand_types
 from llmedge.quantize.search import BASE_MIX, SearchOptions, SearchReport, search
 from llmedge.quantize.trained_types import trained_type, trained_types
 from llmedge.quantize.working_copy import fits_memory, measured_in
-from llmedge.store.atomic import make_folder, work_folder
+from llmedge.store.atomic import make_folder, require_new, work_folder
+from llmedge.store.manifest import sidecar_path
 from llmedge.store.plan_file import read_plan
 from llmedge.store.reference import model_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
 
     from llmedge.core.progress import Progress
     from llmedge.core.settings import Settings
@@ -109,8 +110,7 @@ def make_variants(
         quantize_options = replace(options.quantize, name=_name(source))
         options = replace(options, quantize=quantize_options)
     # What is there already is said before minutes are spent on converting and measuring.
-    for label in _labels(options):
-        require_target(source, label, options.quantize, settings)
+    _require_targets(source, _labels(options), options, settings)
     with _as_gguf(source, options, settings, progress, tell) as (path, can_requantize):
         if can_requantize:
             quantize_options = replace(options.quantize, allow_requantize=True)
@@ -131,6 +131,21 @@ def _labels(options: VariantsOptions) -> list[str]:
     if options.target is not None:
         return [options.target.label]
     return [] if options.plan is not None else [find_mix(name).name for name in options.mixes]
+
+
+def _require_targets(
+    source: Path, labels: Iterable[str], options: VariantsOptions, settings: Settings
+) -> None:
+    """Make sure that no file of this run takes the place of another."""
+    given = (source, options.imatrix, options.plan, *options.calibration.files)
+    used = [path for path in given if path is not None]
+    for label in dict.fromkeys(labels):
+        target = require_target(source, label, options.quantize, settings)
+        require_new(target, overwrite=True, others=used)
+        used += [target, sidecar_path(target)]
+    if options.save_plan is not None:
+        overwrite = options.quantize.overwrite
+        require_new(options.save_plan, overwrite=overwrite, others=used)
 
 
 def _search(
@@ -168,6 +183,7 @@ def _planned(
 ) -> VariantReport:
     assert options.plan is not None
     plan = read_plan(options.plan, read_header(path))
+    _require_targets(path, [plan.target], options, settings)
     expects = options.quantize.dry_run and options.wants_imatrix and options.imatrix is None
     imatrix = None if expects else _imatrix(path, options, settings, progress, tell)
     quantize_options = replace(

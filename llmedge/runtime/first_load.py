@@ -52,7 +52,7 @@ def ensure_loads(path: Path, state_dir: Path) -> Header:
     header = read_header(path)
     require_single_file(header)
     mark = _mark(path, state_dir)
-    if not mark.exists():
+    if not _is_there(mark):
         _try_in_child(header)
         remember(path, state_dir)
     return header
@@ -86,6 +86,13 @@ def _mark(path: Path, state_dir: Path) -> Path:
     facts = (str(path.resolve()), status.st_size, status.st_mtime_ns, library_info().commit)
     name = hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()
     return state_dir / "loads" / name
+
+
+def _is_there(mark: Path) -> bool:
+    try:
+        return mark.exists()
+    except OSError:  # a folder that may not be entered: the trial runs again
+        return False
 
 
 def _try_in_child(header: Header) -> None:

@@ -297,7 +297,5 @@ def _quantize_error(source: Path, errors: list[str], code: int) -> Exception:
             "compute one with this very model, or take a mix that does without, such as Q4_K_M",
         )
     if "iostream error" in reason or "failed to write" in reason:
-        return ResourceError(
-            f"the file could not be written ({reason})", "is the disk full, or read-only?"
-        )
+        return ResourceError(f"the file could not be written ({reason})", "is the disk full?")
     return IntegrityError(f"llama.cpp cannot quantize {source}: {reason}")

@@ -15,20 +15,39 @@ from llmedge.host.files import flush, flush_folder
 from llmedge.host.process import is_running
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterable
     from pathlib import Path
 
 _PARTIAL = re.compile(r"\..+\.(\d+)\.partial")
 
 
-def require_new(target: Path, *, overwrite: bool) -> None:
+def require_new(target: Path, *, overwrite: bool, others: Iterable[Path] = ()) -> None:
     """Refuse to replace a file unless that is wanted.
 
+    Args:
+        target: What is to be written.
+        overwrite: Whether a file there may be replaced.
+        others: What the same run reads or writes besides: never replaced.
+
     Raises:
-        UsageError: It exists.
+        UsageError: It exists, or is no file that could be replaced by another.
     """
-    if target.exists() and not overwrite:
+    hint = "choose another name or folder with -o"
+    for path in others:
+        if _is_same(target, path):
+            raise UsageError(f"{target} is read or written by this very run as well", hint)
+    if not target.exists():
+        return
+    if not target.is_file():
+        raise UsageError(f"{target} is in the way: it is no regular file", hint)
+    if not overwrite:
         raise UsageError(f"{target} exists", "add --overwrite to replace it")
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
 
 
 @contextlib.contextmanager
@@ -48,6 +67,9 @@ def replacing(path: Path) -> Generator[Path]:
     sweep_partials(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        # What llama.cpp says of a file that it cannot open names neither the file nor the reason.
+        partial.touch()
+        partial.unlink()
         yield partial
         flush(partial)
         os.replace(partial, path)  # noqa: PTH105 - the point of this module, said plainly

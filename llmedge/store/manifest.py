@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA = "llmedge.manifest/1"
+# Room on the disk that a sidecar may take: one with thousands of tensors' types.
+SIDECAR_BYTES = 256 << 10
 _FAMILY = "llmedge.manifest/"
 _READ_BYTES = 1 << 20
 _MAX_BYTES = 1 << 20

@@ -50,6 +50,10 @@ def read_records(settings: Settings, kind: Kind) -> list[dict[str, object]]:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise ResourceError(
+            f"{path} cannot be read: {error.strerror}", "mend its permissions, or remove it"
+        ) from None
     records: list[dict[str, object]] = []
     for line in lines:
         try:

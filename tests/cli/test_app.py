@@ -312,3 +312,9 @@ def test_a_closed_pipe_is_no_error(tiny_model: Path, home: Path):
     )
     assert "Traceback" not in done.stderr
     assert done.returncode in (0, 120)
+
+
+def test_a_name_that_is_no_text_is_refused(cli):
+    result = cli("quantize", "bad\udcff.gguf", "-t", "Q8_0")
+    assert result.code == 2
+    assert "'bad?.gguf' is not UTF-8" in result.err

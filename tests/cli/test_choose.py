@@ -65,16 +65,20 @@ def test_other_formats_are_not_drawn(cli, tiny_model: Path, form: str):
     ("arguments", "word"),
     [
         (["--svg", "model.gguf"], "model.gguf is not named like a drawing"),
+        (["--svg", "no-drawing.svg"], "it is no drawing"),
         (["--lang", "xx"], "'xx'"),
         (["--prefer", "luck"], "luck"),
         (["--min-top1", "2"], "--min-top1"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_measured(
-    cli, tiny_model: Path, home: Path, arguments: list[str], word: str
+    cli, tiny_model: Path, home: Path, tmp_path: Path, monkeypatch, arguments: list[str], word: str
 ):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "no-drawing.svg").write_text("a model")
     result = cli("choose", tiny_model, "--reference", tiny_model, *arguments)
     assert result.code == 2
+    assert (tmp_path / "no-drawing.svg").read_text() == "a model"
     assert word in result.err
     assert not (home / "records").exists()
 

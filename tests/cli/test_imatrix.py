@@ -118,7 +118,7 @@ def test_what_was_computed_is_joined_with_files(cli: Cli, model: Path, text: Pat
         (("{model}", "--calibration-tokens", "10"), 2, "equal to 512"),
         (("{imatrix}", "--merge", "{imatrix}"), 2, "--merge needs a file to write"),
         (("{imatrix}", "-o", "{imatrix}"), 2, "exists"),
-        (("{model}", "-o", "{model}"), 2, "exists"),
+        (("{model}", "-o", "{model}", "--overwrite"), 2, "by this very run"),
         (("{imatrix}", "--merge", "{dat}", "-o", "{new}"), 2, "in the old format"),
         (("{imatrix}", "--merge", "{model}", "-o", "{new}"), 6, "no importance matrix"),
         (("{damaged}",), 6, "damaged"),

@@ -149,7 +149,7 @@ def test_the_source_is_never_overwritten(run, tmp_path: Path):
     folder.mkdir()
     source = write_tiny_model(folder / "tiny-F16.gguf")
     before = source.read_bytes()
-    with pytest.raises(UsageError, match="is the source itself"):
+    with pytest.raises(UsageError, match="read or written by this very run"):
         run(source, "F16", overwrite=True)
     assert source.read_bytes() == before
 

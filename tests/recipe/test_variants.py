@@ -138,3 +138,23 @@ def test_a_tensor_whose_type_needs_importance_gets_a_matrix_whatever_the_mix(mak
             wants_imatrix=False,
             overwrite=True,
         )
+
+
+@pytest.mark.parametrize("victim", ["imatrix", "save_plan", "sidecar", "source"])
+def test_no_file_of_a_run_takes_the_place_of_another(make, tiny_model, tmp_path, victim):
+    output = tmp_path / "made.gguf"
+    given = tmp_path / "given.gguf"
+    shutil.copyfile(tiny_model, given)
+    changes = {
+        "imatrix": {"imatrix": given, "output": given, "mixes": ("Q4_0",)},
+        "save_plan": {"save_plan": given, "output": output},
+        "sidecar": {"save_plan": output.with_suffix(".json"), "output": output},
+        "source": {"output": given, "mixes": ("Q4_0",)},
+    }[victim]
+    if "save_plan" in changes:
+        changes["target"] = Target("bpw", 5.5, "5.5BPW")
+    before = given.read_bytes()
+    with pytest.raises(UsageError, match="read or written by this very run"):
+        make(given, overwrite=True, **changes)
+    assert given.read_bytes() == before
+    assert not output.exists()

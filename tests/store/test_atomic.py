@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from llmedge.core.errors import NotFoundError, ResourceError, UsageError
-from llmedge.store.atomic import make_folder, replacing, sweep_partials, work_folder, write_bytes
+from llmedge.store.atomic import (
+    make_folder,
+    replacing,
+    require_new,
+    sweep_partials,
+    work_folder,
+    write_bytes,
+)
 
 
 def dead_pid() -> int:
@@ -103,3 +110,28 @@ def test_what_killed_processes_left_is_swept_and_what_runs_is_not(tmp_path: Path
         assert not gone.exists()
         assert kept.exists()
         assert others.exists()
+
+
+def test_a_file_is_replaced_only_where_that_is_wanted_and_nothing_else_ever(tmp_path: Path):
+    target, other = tmp_path / "target", tmp_path / "other"
+    require_new(target, overwrite=False)
+    target.write_bytes(b"")
+    with pytest.raises(UsageError, match="exists"):
+        require_new(target, overwrite=False)
+    require_new(target, overwrite=True)
+    with pytest.raises(UsageError, match="no regular file"):
+        require_new(tmp_path, overwrite=True)
+    with pytest.raises(UsageError, match="by this very run"):
+        require_new(other, overwrite=True, others=[tmp_path / "x" / ".." / "other"])
+    other.hardlink_to(target)
+    with pytest.raises(UsageError, match="by this very run"):
+        require_new(other, overwrite=True, others=[target])
+
+
+def test_a_place_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path):
+    name = "n" * 250
+    with (
+        pytest.raises(ResourceError, match="nnn could not be written: File name too long"),
+        replacing(tmp_path / name),
+    ):
+        pytest.fail("there is no place to write")
