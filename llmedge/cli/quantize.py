@@ -290,7 +290,7 @@ def _note(report: VariantReport) -> None:
             f"tensors (such as {coverage.uncovered[0]})"
         )
     for unreached in coverage.unreached if coverage is not None else ():
-        note(f"{report.variant}: no token reached these experts: {unreached}")
+        note(f"{report.variant}: no token reached {unreached}")
 
 
 def _note_search(report: SearchReport) -> None:

@@ -37,6 +37,9 @@ _F32 = np.dtype("<f4")
 # The largest mixtures of experts need a gigabyte; a sparse file may claim anything for free.
 _MAX_BYTES = 4 << 30
 _HINT = "download the importance matrix, or compute it, again"
+# Of a matrix's mean weight, for columns without any: far less than those count that something
+# enters, and enough for each quant type to round them well.
+_FLOOR = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,11 @@ class ImatrixEntry:
 
     sums: Values
     counts: NDArray[np.int64]
+
+    def unreached(self) -> tuple[int, ...]:
+        """Return the numbers of the matrices that no token reached, or nothing but zeros."""
+        is_reached = (self.counts > 0) & self.sums.any(axis=1)
+        return tuple(np.flatnonzero(~is_reached).tolist())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +88,16 @@ class Imatrix:
         n_chunks: How many pieces of text; 0 where the file does not say.
         weights: By tensor name, the mean square of each input column: `(n_experts, n_in)`, and
             `(1, n_in)` for a matrix alone. The old format does not tell experts apart: there, a
-            stack of them is `(1, n_experts * n_in)`. An expert that no token reached has ones.
-            Every array is contiguous.
+            stack of them is `(1, n_experts * n_in)`. A matrix that no token reached has ones, and
+            a column that only zeros entered a little of the mean. Every array is contiguous.
+        unreached: By tensor name, the numbers of the matrices that no token reached, where there
+            are some.
     """
 
     datasets: tuple[str, ...]
     n_chunks: int
     weights: Mapping[str, Weights]
+    unreached: Mapping[str, tuple[int, ...]]
 
 
 def read_imatrix(path: Path) -> Imatrix:
@@ -101,7 +112,10 @@ def read_imatrix(path: Path) -> Imatrix:
     for name, means in weights.items():
         if not np.isfinite(means).all():
             raise _broken(path, f"not every weight of {name} is finite")
-    return Imatrix(sums.datasets, sums.n_chunks, weights)
+    unreached = {
+        name: found for name, entry in sums.entries.items() if (found := entry.unreached())
+    }
+    return Imatrix(sums.datasets, sums.n_chunks, weights, unreached)
 
 
 def read_sums(path: Path) -> ImatrixSums:
@@ -129,6 +143,8 @@ def read_sums(path: Path) -> ImatrixSums:
     for name, entry in sums.entries.items():
         if not np.isfinite(entry.sums).all():
             raise _broken(path, f"not every weight of {name} is finite")
+        if (entry.sums < 0).any():
+            raise _broken(path, f"a sum of squares of {name} is {entry.sums.min():g}")
     return sums
 
 
@@ -226,11 +242,18 @@ def _broken(path: Path, why: str) -> IntegrityError:
 
 
 def _means(entry: ImatrixEntry) -> Weights:
-    """Divide in F32, as llama.cpp does it: the quantized bytes depend on the last bit."""
+    """Divide in F32, as llama.cpp does it: the quantized bytes depend on the last bit.
+
+    A block whose columns all count for nothing would become zeros, and what enters them on another
+    text would be lost.
+    """
     sums = entry.sums.astype(np.float32)
-    means = np.ones_like(sums)
-    counts = entry.counts.astype(np.float32)[:, np.newaxis]
-    return np.divide(sums, counts, out=means, where=counts > 0)
+    means = np.divide(sums, np.maximum(entry.counts, 1).astype(np.float32)[:, np.newaxis])
+    means[list(entry.unreached())] = 1
+    if means.all():
+        return means
+    floors = _FLOOR * means.mean(axis=1, keepdims=True, dtype=np.float64)
+    return np.where(means == 0, floors.astype(np.float32), means)
 
 
 def _read_old(path: Path, file: BufferedReader, size: int) -> ImatrixSums:
@@ -282,5 +305,7 @@ def _read_pair(
     sums, counts = values
     if sums.size % counts.size or not (np.abs(counts) < 1 << 53).all():
         raise _broken(header.path, f"{name} has {sums.size} sums for {counts.size} counts")
+    if (counts < 0).any():
+        raise _broken(header.path, f"{name} was reached by {counts.min():g} tokens")
     whole = np.floor(counts + np.float64(0.5)).astype(np.int64)  # they are whole numbers
     return ImatrixEntry(sums.reshape(counts.size, -1), whole)

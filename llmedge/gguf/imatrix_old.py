@@ -82,8 +82,8 @@ class OldParser:
             raise self._broken(f"the tensor name {name!r} is empty or not plain text")
         n_calls = self._int(f"the calls of {name}")
         n_values = self._int(f"the length of {name}")
-        if n_values < 1:
-            raise self._broken(f"{name} has {n_values} values")
+        if n_values < 1 or n_calls < 0:
+            raise self._broken(f"{name} has {n_values} values of {n_calls} calls")
         return name, n_calls, np.frombuffer(self._take(4 * n_values, name), np.float32)
 
     def _string(self, what: str) -> str:

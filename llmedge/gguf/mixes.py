@@ -99,6 +99,11 @@ def uses_imatrix(mix: Mix, types: Iterable[str] = ()) -> bool:
     return mix.imatrix != "none" or not _IMATRIX_TYPES.isdisjoint(types)
 
 
+def is_float(mix: Mix) -> bool:
+    """Whether a mix quantizes nothing."""
+    return mix.base.block_weights == 1
+
+
 def require_imatrix(mix: Mix, *, has_imatrix: bool) -> Mix:
     """Return the mix if it can be made with what is there.
 

@@ -74,6 +74,12 @@ _TABLE = (
 BY_ID = {row[0]: QuantType(*row) for row in _TABLE}
 BY_NAME = {quant_type.name: quant_type for quant_type in BY_ID.values()}
 
+# Types of whole numbers, of what enters a product, and of what nothing is computed with.
+# Source: ggml/src/ggml.c `ggml_quantize_chunk`, which ends the process for these.
+_NEVER_WRITTEN = frozenset(("Q8_1", "Q8_K", "I8", "I16", "I32", "I64", "F64"))
+# What the quantizer can make of a tensor.
+WRITTEN = {name: kind for name, kind in BY_NAME.items() if name not in _NEVER_WRITTEN}
+
 F16 = BY_NAME["F16"]
 F32 = BY_NAME["F32"]
 

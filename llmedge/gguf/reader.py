@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
 from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError
 from llmedge.gguf.quant_types import BY_ID, QuantType, align
+from llmedge.host.stamp import Stamp, require_unchanged, stamp_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,33 +42,9 @@ _MIN_KV_BYTES = 8 + 4 + 1
 _MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8
 
 STRING, ARRAY, _BOOL = 8, 9, 7
-SCALARS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
-_TYPE_NAMES = {
-    0: "u8",
-    1: "i8",
-    2: "u16",
-    3: "i16",
-    4: "u32",
-    5: "i32",
-    6: "f32",
-    7: "bool",
-    8: "str",
-    10: "u64",
-    11: "i64",
-    12: "f64",
-}
+SCALARS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
+_NAMES = "u8 i8 u16 i16 u32 i32 f32 bool u64 i64 f64"
+_TYPE_NAMES = dict(zip(SCALARS, _NAMES.split(), strict=True)) | {STRING: "str"}
 
 Scalar: TypeAlias = "str | int | float | bool"
 
@@ -131,7 +108,7 @@ class Header:
         alignment: Every tensor starts at a multiple of it.
         data_offset: Where the data section starts.
         header_bytes: Where the header ends, before it is padded.
-        file_bytes: The file's size.
+        stamp: The file that was read, whatever lies at the path later.
     """
 
     path: Path
@@ -141,7 +118,12 @@ class Header:
     alignment: int
     data_offset: int
     header_bytes: int
-    file_bytes: int
+    stamp: Stamp
+
+    @property
+    def file_bytes(self) -> int:
+        """The file's size."""
+        return self.stamp.n_bytes
 
     @property
     def architecture(self) -> str:
@@ -176,6 +158,14 @@ class Header:
     def hyperparameter(self, key: str) -> int | None:
         """Return an integer of the architecture, such as `block_count`."""
         return self.number(f"{self.architecture}.{key}")
+
+    def require_unchanged(self) -> None:
+        """Make sure that the file is still the one that this was read from.
+
+        Raises:
+            IntegrityError: It was written, replaced or removed meanwhile.
+        """
+        require_unchanged(self.path, self.stamp)
 
     def vocabulary_sha256(self) -> str | None:
         """Return the hash of the token list, or `None` for a file without a vocabulary."""
@@ -213,7 +203,8 @@ class _Parser:
     def __init__(self, path: Path, file: BufferedReader) -> None:
         self._path = path
         self._file = file
-        self._size = os.fstat(file.fileno()).st_size
+        self._stamp = stamp_of(os.fstat(file.fileno()))
+        self._size = self._stamp.n_bytes
         self._at = 0
 
     def parse(self) -> Header:
@@ -234,7 +225,7 @@ class _Parser:
         if not is_imatrix and not isinstance(metadata.get("general.architecture"), str):
             raise self._broken("it does not say its architecture (general.architecture)")
         front = (self._path, version, metadata, tensors, alignment)
-        return Header(*front, data_offset, end, self._size)
+        return Header(*front, data_offset, end, self._stamp)
 
     def _parse_front(self) -> tuple[int, int, int]:
         magic = self._take(4, "the magic number")

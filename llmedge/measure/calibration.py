@@ -10,13 +10,16 @@ from __future__ import annotations
 import difflib
 import hashlib
 import heapq
+import itertools
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llmedge.core.errors import UsageError
+from llmedge.core.errors import IntegrityError, UsageError
+from llmedge.core.units import format_mb
 from llmedge.measure.corpus import KINDS, LANGUAGES, calibration_corpus, file_corpus
+from llmedge.measure.model_text import WITHOUT_CHAT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -39,6 +42,10 @@ PRESETS: dict[str, dict[str, float]] = {
 }
 _LANGUAGES_SHARE, _CHAT_SHARE, _ENGLISH_SHARE = 0.6, 0.25, 0.15
 _MIN_CTX = 32
+# A longer text is not read whole, which would take minutes for nothing: chunks are taken from
+# spans that are drawn, as long as this for each of their tokens. Hardly a text has longer ones.
+_WHOLE_BYTES = 4 << 20
+_SPAN_BYTES = 64  # a token
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,7 @@ def draw(text: ModelText, options: CalibrationOptions) -> Selection:
     Raises:
         UsageError: A weight or a text is unfit, or all texts together are too short.
         NotFoundError: A file is not there.
+        IntegrityError: Nothing but conversations is wanted, and the model's template is broken.
     """
     n_chunks = options.n_tokens // options.n_ctx if options.n_ctx >= _MIN_CTX else 0
     if n_chunks < 1:
@@ -125,10 +133,14 @@ def draw(text: ModelText, options: CalibrationOptions) -> Selection:
     notes: list[str] = []
     for kind in weights:
         try:
-            queues[kind] = _queue(text, kind, options, n_chunks)
+            queues[kind] = _queue(text, kind, options, n_chunks, notes)
         except UsageError as error:
             if not _is_chat(kind):
                 raise
+            notes.append(f"{kind} is left out: {error.message}")
+        except IntegrityError as error:  # of the model's chat template
+            if not _is_chat(kind) or all(map(_is_chat, weights)):
+                raise IntegrityError(error.message, WITHOUT_CHAT) from None
             notes.append(f"{kind} is left out: {error.message}")
     taken = _share_out(weights, {kind: len(queue) for kind, queue in queues.items()}, n_chunks)
     chunks = tuple(
@@ -246,25 +258,62 @@ def _with_files(options: CalibrationOptions) -> dict[str, float]:
 
 
 def _queue(
-    text: ModelText, kind: str, options: CalibrationOptions, n_max: int
+    text: ModelText, kind: str, options: CalibrationOptions, n_max: int, notes: list[str]
 ) -> list[tuple[int, tuple[int, ...]]]:
     """Return the whole chunks of a text in the order in which they are drawn, at most `n_max`.
+
+    Args:
+        text: Turns the text into tokens.
+        kind: Which text.
+        options: How to draw.
+        n_max: How many chunks may be wanted.
+        notes: Takes a word on a text that is not read whole.
 
     Returns:
         Each with its number in the text.
 
     Raises:
         UsageError: The text is unfit.
+        IntegrityError: The model's chat template is broken.
     """
+    corpus = _corpus(kind, options)
+    n_bytes = corpus.path.stat().st_size
+    # Twice as many spans as are wanted: some may hold no whole chunk.
+    if n_bytes > max(_WHOLE_BYTES, 2 * n_max * _SPAN_BYTES * options.n_ctx):
+        found = list(itertools.islice(_drawn(text, corpus, options, n_bytes, 2 * n_max), n_max))
+        size, pieces = format_mb(n_bytes), f"{len(found)} pieces from all over it"
+        notes.append(f"{kind} has {size}: {pieces} were read, not the whole")
+        return found
 
     def numbered() -> Iterator[tuple[bytes, int, tuple[int, ...]]]:
-        chunks = text.chunks(_corpus(kind, options), options.n_ctx, language=_CHAT_IN.get(kind))
+        chunks = text.chunks(corpus, options.n_ctx, language=_CHAT_IN.get(kind))
         for number, chunk in enumerate(chunks):
             if len(chunk) == options.n_ctx:
-                place = hashlib.sha256(f"{options.seed} {kind} {number}".encode()).digest()
-                yield place, number, tuple(chunk)
+                yield _place(options, kind, number), number, tuple(chunk)
 
     return [(number, tokens) for _, number, tokens in heapq.nsmallest(n_max, numbered())]
+
+
+def _drawn(
+    text: ModelText, corpus: Corpus, options: CalibrationOptions, n_bytes: int, n_tries: int
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield the first whole chunk of each span that is drawn from a long text, and its number."""
+    span_bytes = _SPAN_BYTES * options.n_ctx
+    numbers = range(n_bytes // span_bytes)
+
+    def place(number: int) -> bytes:
+        return _place(options, corpus.name, number)
+
+    for number in heapq.nsmallest(n_tries, numbers, place):
+        span = replace(corpus, span=(number * span_bytes, (number + 1) * span_bytes))
+        for chunk in itertools.islice(text.chunks(span, options.n_ctx), 1):
+            if len(chunk) == options.n_ctx:
+                yield number, tuple(chunk)
+
+
+def _place(options: CalibrationOptions, kind: str, number: int) -> bytes:
+    """Return a chunk's place in the queue: the same on every system."""
+    return hashlib.sha256(f"{options.seed} {kind} {number}".encode()).digest()
 
 
 def _corpus(kind: str, options: CalibrationOptions) -> Corpus:

@@ -6,6 +6,7 @@ Knows nothing of models: it is given a function that turns text into tokens.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ from llmedge.core.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from io import BufferedReader
 
 LANGUAGES = {
     "en": "English",
@@ -42,6 +44,8 @@ KINDS = {
 UDHR_LANGUAGES = ("en", "hi", "mr", "bn", "ta", "te", "kn", "ml", "gu", "pa", "ur")
 _CONVERSATIONS = ".jsonl"
 _PIECE_CHARS = 8192
+_BREAK = re.compile(rb"[\n ]")
+_INNER_BYTES = bytes(range(0x80, 0xC0))  # of characters in UTF-8, after their first
 MIN_CHUNK_TOKENS = 32
 
 
@@ -53,11 +57,13 @@ class Corpus:
         name: A language's code, another of `KINDS`, `udhr:` and a code, or a file's name.
         path: The file: plain text, or conversations (`.jsonl`), one a line.
         language: The language's code where it is known.
+        span: Bytes of the file to read, from and to, at the breaks after them; `None` reads all.
     """
 
     name: str
     path: Path
     language: str | None = None
+    span: tuple[int, int] | None = None
 
     @property
     def is_chat(self) -> bool:
@@ -129,9 +135,17 @@ def file_corpus(path: Path) -> Corpus:
     """Return a user's text.
 
     Raises:
-        NotFoundError: There is no such file.
+        NotFoundError: There is no such file, or it may not be read.
     """
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+        if is_file:
+            path.open("rb").close()
+    except OSError as error:
+        raise NotFoundError(
+            f"the text {path} cannot be read: {error.strerror}", "check its permissions"
+        ) from None
+    if not is_file:
         raise NotFoundError(f"the text {path} is not a file", "give a UTF-8 text with --text")
     return Corpus(path.name, path)
 
@@ -151,7 +165,7 @@ def read_chunks(
         tokenize: Turns a piece of text into tokens, without special ones.
         tokenize_chat: Turns a conversation into tokens; `None` refuses conversations.
         n_ctx: Tokens in a chunk, `bos` included. The last chunk may be shorter, and is left out
-            when it has fewer than `MIN_CHUNK_TOKENS`.
+            when it has fewer than `MIN_CHUNK_TOKENS`. Of a span there may be none.
         bos: A token to begin every chunk with.
 
     Raises:
@@ -175,7 +189,7 @@ def read_chunks(
             pending = head + pending[n_ctx:]
     if len(pending) >= MIN_CHUNK_TOKENS:
         yield pending
-    elif not has_yielded:
+    elif not has_yielded and corpus.span is None:
         raise UsageError(
             f"the text {corpus.name} has only {len(pending)} tokens",
             f"give one of at least {MIN_CHUNK_TOKENS}, better thousands",
@@ -188,8 +202,10 @@ def read_conversations(corpus: Corpus) -> Iterator[Conversation]:
     Raises:
         UsageError: A line is no conversation.
     """
+    first, stop = corpus.span or (0, None)
     with corpus.path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        _seek_line(file, first)
+        for number, line in enumerate(_lines(file, stop), start=1):
             if not line.strip():
                 continue
             try:
@@ -200,10 +216,24 @@ def read_conversations(corpus: Corpus) -> Iterator[Conversation]:
                 )
                 yield Conversation(str(row.get("language", "")), messages)
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                place = f", counted from byte {first}," if first else ""
                 raise UsageError(
-                    f"line {number} of {corpus.path} is no conversation",
+                    f"line {number} of {corpus.path}{place} is no conversation",
                     'one a line: {"messages": [{"role": "user", "content": "…"}, …]}',
                 ) from None
+
+
+def _seek_line(file: BufferedReader, first: int) -> None:
+    """Go to the first line that begins at or after a byte."""
+    if first:
+        file.seek(first - 1)
+        file.readline()
+
+
+def _lines(file: BufferedReader, stop: int | None) -> Iterator[bytes]:
+    """Yield the lines that begin before a byte."""
+    while (stop is None or file.tell() < stop) and (line := file.readline()):
+        yield line
 
 
 def read_pieces(corpus: Corpus) -> Iterator[str]:
@@ -214,6 +244,9 @@ def read_pieces(corpus: Corpus) -> Iterator[str]:
     """
     held = ""
     try:
+        if corpus.span is not None:
+            yield _read_span(corpus.path, *corpus.span)
+            return
         with corpus.path.open(encoding="utf-8") as file:
             while block := file.read(_PIECE_CHARS):
                 held += block
@@ -229,3 +262,28 @@ def read_pieces(corpus: Corpus) -> Iterator[str]:
         raise UsageError(f"the text {corpus.path} is not UTF-8: {error}") from None
     if held:
         yield held
+
+
+def _read_span(path: Path, first: int, stop: int) -> str:
+    """Return the words between two bytes of a text; one that is cut at either end is left out.
+
+    Raises:
+        UnicodeDecodeError: The text is not UTF-8.
+    """
+    with path.open("rb") as file:
+        file.seek(first)
+        data = file.read(stop - first)
+        is_cut = bool(file.read(1))
+    if first:
+        break_at = _BREAK.search(data)
+        data = data[break_at.start() :] if break_at else data.lstrip(_INNER_BYTES)
+    if is_cut:
+        end = max(data.rfind(b"\n"), data.rfind(b" "))
+        data = data[:end] if end > 0 else _whole_characters(data)
+    return data.decode("utf-8")
+
+
+def _whole_characters(data: bytes) -> bytes:
+    """Return text without the character that it was cut in."""
+    start = len(data.rstrip(_INNER_BYTES)) - 1
+    return data if data[start:].decode("utf-8", "ignore") else data[:start]

@@ -156,18 +156,21 @@ class DivergenceMeter:
         """
         if self._kld.n == 0:
             raise ValueError("no position was added")
-        median, p99, p999 = self._quantiles.quantiles((0.5, 0.99, 0.999))
+        # No divergence is below zero; the rounding of equal predictions is.
+        median, p99, p999, highest = (
+            max(0.0, kld) for kld in (*self._quantiles.quantiles((0.5, 0.99, 0.999)), self._max_kld)
+        )
         rms = math.sqrt(self._delta_p_squares.mean)
         perplexity = _perplexity(self._nll.mean)
         reference_perplexity = _perplexity(self._reference_nll.mean)
         return Divergence(
             n_tokens=self._kld.n,
-            mean_kld=self._kld.mean,
+            mean_kld=max(0.0, self._kld.mean),
             mean_kld_error=self._kld.error,
             median_kld=median,
-            kld_p99=min(p99, self._max_kld),
-            kld_p999=min(p999, self._max_kld),
-            max_kld=self._max_kld,
+            kld_p99=min(p99, highest),
+            kld_p999=min(p999, highest),
+            max_kld=highest,
             top1_agreement=self._top1.mean,
             top1_agreement_error=self._top1.error,
             top5_agreement=self._top5.mean,

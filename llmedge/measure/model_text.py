@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmedge.core.errors import UnsupportedError, UsageError
+from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
 from llmedge.measure.corpus import read_chunks
 from llmedge.runtime.chat_template import ChatTemplate
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from llmedge.measure.corpus import Conversation, Corpus
     from llmedge.runtime.model import Model
+
+WITHOUT_CHAT = "leave conversations out: --lang en,hi, or --calibration-weights en=1"
 
 
 class ModelText:
@@ -28,16 +30,20 @@ class ModelText:
     def __init__(self, model: Model) -> None:
         self._vocab = model.vocab
         self._bos = model.vocab.bos if model.vocab.adds_bos else None
+        self._template: ChatTemplate | None = None
+        self._defect: IntegrityError | None = None
         try:
-            self._template: ChatTemplate | None = ChatTemplate.of_model(model)
+            self._template = ChatTemplate.of_model(model)
         except UnsupportedError:
-            self._template = None
+            pass
+        except IntegrityError as error:  # plain text needs none
+            self._defect = error
         self.n_bytes = 0
 
     @property
     def can_chat(self) -> bool:
-        """Whether the model has a chat template."""
-        return self._template is not None
+        """Whether the model has a chat template, which may be broken."""
+        return self._template is not None or self._defect is not None
 
     def chunks(
         self, corpus: Corpus, n_ctx: int, *, language: str | None = None
@@ -51,7 +57,10 @@ class ModelText:
 
         Raises:
             UsageError: The text is unfit, or holds conversations and the model cannot chat.
+            IntegrityError: It holds conversations, and the model's chat template is broken.
         """
+        if corpus.is_chat and self._defect is not None:
+            raise IntegrityError(self._defect.message, WITHOUT_CHAT)
 
         def chat(conversation: Conversation) -> list[int]:
             return self.chat(conversation) if language in (None, conversation.language) else []

@@ -43,12 +43,14 @@ class CollectJob:
     """What the parent wants, once it knows the tokens.
 
     Attributes:
+        source: The model's header: another file at its path is not what the matrix is for.
         target: Where the importance matrix goes.
         unfinished: Where what was collected is kept meanwhile.
         n_threads: Threads to compute with.
         save_every_s: Seconds after which it is kept.
     """
 
+    source: Header
     target: Path
     unfinished: Path
     n_threads: int
@@ -77,11 +79,12 @@ def compute(
         say: Takes the number of chunks that are done, first that of an earlier run.
 
     Raises:
-        IntegrityError: The model is damaged, or does not compute numbers.
+        IntegrityError: The model is damaged or changes meanwhile, or does not compute numbers.
         UnsupportedError: It is an encoder with a decoder.
         ResourceError: Memory or disk ran out.
     """
     with Model.load(source) as model:
+        job.source.require_unchanged()
         _require_decoder(model)
         run = _Run(model, selection, job)
         say(run.n_done)
@@ -142,18 +145,19 @@ class _Run:
 
     def finish(self) -> None:
         """Write the importance matrix; what was kept meanwhile is of no more use."""
-        with replacing(self._job.target) as partial:
-            write_imatrix(partial, self._sums())
+        self._write(self._job.target)
 
     def _save(self) -> None:
         start = time.monotonic()
-        with replacing(self._job.unfinished) as partial:
-            write_imatrix(partial, self._sums())
+        self._write(self._job.unfinished)
         self._saved_at = time.monotonic()
         self._save_s = self._saved_at - start
 
-    def _sums(self) -> ImatrixSums:
-        return self._collector.sums(self._datasets, self.n_done, self._n_ctx)
+    def _write(self, target: Path) -> None:
+        """Keep what was collected, under a name that says of which file it is."""
+        self._job.source.require_unchanged()
+        with replacing(target) as partial:
+            write_imatrix(partial, self._collector.sums(self._datasets, self.n_done, self._n_ctx))
 
 
 def _select(source: Path, calibration: CalibrationOptions) -> Selection:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from llmedge.core.errors import UnsupportedError
 from llmedge.gguf.imatrix_file import read_imatrix
 from llmedge.gguf.mix_rules import needs_imatrix
@@ -44,7 +42,8 @@ class Coverage:
         n_tensors: Tensors that it covers.
         uncovered: Tensors that may be quantized and that it does not cover, an embedding that is
             only looked up left out.
-        unreached: Experts that no token reached, as `tensor: 3, 7`.
+        unreached: Tensors that no token reached, and experts, as `tensor: 3, 7`: their weights all
+            count alike.
     """
 
     file: str
@@ -66,11 +65,11 @@ class Coverage:
 
     def pins(self, plan: Iterable[TensorPlan], mix: Mix) -> dict[str, str]:
         """Return the types of tensors that would need what is not known of them."""
-        uncovered = set(self.uncovered)
+        unknown = {*self.uncovered, *self.unreached}
         return {
             tensor.name: _PIN
             for tensor in plan
-            if tensor.name in uncovered and needs_imatrix(tensor.name, tensor.target_type, mix)
+            if tensor.name in unknown and needs_imatrix(tensor.name, tensor.target_type, mix)
         }
 
 
@@ -113,17 +112,13 @@ def read_coverage(path: Path, header: Header) -> Coverage:
         n_tensors=len(known),
         uncovered=tuple(uncovered),
         unreached=tuple(
-            f"{name}: {', '.join(map(str, experts))}"
+            _unreached(name, imatrix.unreached[name], len(imatrix.weights[name]))
             for name in known
-            if len(experts := np.flatnonzero(_is_unreached(imatrix.weights[name])))
+            if name in imatrix.unreached
         ),
     )
 
 
-def _is_unreached(
-    weights: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Return which matrices of a stack no token reached: all their weights are one."""
-    if len(weights) == 1:
-        return np.zeros(1, np.bool_)
-    return (weights == 1).all(axis=1)
+def _unreached(name: str, numbers: tuple[int, ...], n_matrices: int) -> str:
+    is_whole = len(numbers) == n_matrices
+    return name if is_whole else f"{name}: {', '.join(map(str, numbers))}"

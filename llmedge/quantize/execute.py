@@ -13,6 +13,7 @@ from llmedge.quantize.job import (
     Job,
     QuantizeOptions,
     VariantReport,
+    checked_plan,
     file_bytes,
     plan_report,
     prepare,
@@ -52,15 +53,17 @@ def quantize(
 
     Raises:
         NotFoundError: The source is not there.
-        IntegrityError: The source is damaged, or what was written is not what was planned.
+        IntegrityError: The source is damaged or changes meanwhile, or what was written is not what
+            was planned.
         UnsupportedError: The source is one part of a split model, or the importance matrix is of
             another model.
-        UsageError: The target is the source or exists, or the source is quantized already.
+        UsageError: The target is the source or exists, or the source is quantized already, or the
+            mix takes no types of single tensors.
         ResourceError: The disk has too little room, or the system killed the quantizer.
     """
     job = prepare(source, mix, options, settings)
     with job.open_quantizer(pinned_types(job)) as quantizer:
-        plan = quantizer.plan()
+        plan = checked_plan(job, quantizer)
         report = plan_report(job, plan)
         if options.dry_run:
             return report
@@ -81,16 +84,19 @@ def pinned_types(job: Job) -> dict[str, str]:
     """Return the types of single tensors: the user's, and those that need what is not known.
 
     A type of 2 bits is garbage without a tensor's importance, and llama.cpp refuses it. A tensor
-    that the importance matrix does not cover gets more bits instead.
+    that the importance matrix does not cover, or where no token reached, gets more bits instead.
 
     Raises:
         IntegrityError: llama.cpp refuses the source.
     """
     types = dict(job.options.types)
-    if job.coverage is None or not job.coverage.uncovered or job.mix.imatrix == "none":
+    coverage = job.coverage
+    if coverage is None or job.mix.imatrix == "none":
+        return types
+    if not coverage.uncovered and not coverage.unreached:
         return types
     with job.open_quantizer(types) as quantizer:
-        return job.coverage.pins(quantizer.plan(), job.mix) | types
+        return coverage.pins(quantizer.plan(), job.mix) | types
 
 
 def write(
@@ -126,10 +132,12 @@ def publish(
         fill: Puts the verified file at a path and returns the seconds that it took to make.
 
     Raises:
+        IntegrityError: The source changed meanwhile.
         ResourceError: The disk is full or read-only.
     """
     with replacing(job.target) as partial:
         quantize_s = fill(partial)
+        job.header.require_unchanged()
         sha256 = hash_file(partial)
         # An older variant's sidecar must not stand beside the new one, not for a moment.
         sidecar_path(job.target).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from llmedge.gguf.tensor_roles import EMBEDDING, is_quantizable, role_of
 from llmedge.host.child import Child, ChildDied
 from llmedge.host.cpu import choose_threads
 from llmedge.quantize.collect import CollectJob, collect
-from llmedge.runtime.model import require_single_file
+from llmedge.runtime.model import require_whole_model
 from llmedge.store.atomic import make_folder, replacing
 from llmedge.store.hashes import remembered_hash
 from llmedge.store.manifest import hash_file
@@ -61,7 +61,7 @@ class TensorCoverage:
     Attributes:
         name: Its name.
         n_matrices: Matrices that are counted by themselves: the experts of a stack, else one.
-        n_hit: How many of them a token reached.
+        n_hit: How many of them a token reached with more than zeros.
         min_count: Tokens that the least used one saw.
         max_count: Tokens that the most used one saw.
         missed: Numbers of those that none reached.
@@ -118,13 +118,13 @@ def collect_imatrix(
 
     Raises:
         NotFoundError: The model or a text is not there.
-        IntegrityError: The model is damaged, or computes no finite numbers.
+        IntegrityError: The model is damaged or changes meanwhile, or computes no finite numbers.
         UnsupportedError: It is one part of a split model, or an encoder with a decoder.
         UsageError: A text or its weight is unfit.
         ResourceError: Memory or disk ran out.
     """
     header = read_header(source)
-    require_single_file(header)
+    require_whole_model(header)
     source_sha256 = remembered_hash(source, settings.state_dir, progress)
     n_threads = choose_threads(options.n_threads, settings.threads)
     start = time.perf_counter()
@@ -138,10 +138,11 @@ def collect_imatrix(
         if sums is None:
             was_cached = False
             make_folder(target.parent)
-            child.say(CollectJob(target, unfinished, n_threads, options.save_every_s))
+            child.say(CollectJob(header, target, unfinished, n_threads, options.save_every_s))
             n_resumed = _follow(messages, selection, progress)
             sums = read_sums(target)
         unfinished.unlink(missing_ok=True)  # of a run that was killed as it ended
+        header.require_unchanged()
     return replace(
         _describe(target, sums),
         was_cached=was_cached,
@@ -258,7 +259,7 @@ def _describe(path: Path, sums: ImatrixSums) -> ImatrixReport:
 
 def _coverage(name: str, entry: ImatrixEntry) -> TensorCoverage:
     counts: list[int] = entry.counts.tolist()
-    missed = tuple(number for number, count in enumerate(counts) if count <= 0)
+    missed = entry.unreached()
     return TensorCoverage(
         name, len(counts), len(counts) - len(missed), min(counts), max(counts), missed
     )

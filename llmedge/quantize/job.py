@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import llmedge
+from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
 from llmedge.gguf.fallbacks import Fallbacks, group_fallbacks
 from llmedge.gguf.file_size import quantized_file_bytes
-from llmedge.gguf.mixes import uses_imatrix
+from llmedge.gguf.mixes import is_float, uses_imatrix
 from llmedge.gguf.reader import Header, read_header
 from llmedge.host.cpu import choose_threads
 from llmedge.quantize.coverage import EXPECTED_METADATA, read_coverage
-from llmedge.runtime.model import require_single_file
+from llmedge.runtime.model import require_whole_model
 from llmedge.runtime.quantizer import MAX_BUFFER_BYTES, Quantizer, QuantizerOptions, TensorPlan
 from llmedge.store.atomic import require_new
 from llmedge.store.catalog import variant_path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from llmedge.core.settings import Settings
     from llmedge.gguf.mixes import Mix
+    from llmedge.host.stamp import Stamp
     from llmedge.quantize.coverage import Coverage
 
 
@@ -47,6 +49,11 @@ class QuantizeOptions:
         types: Quant types of single tensors, by name, instead of what the mix gives them.
         is_pure: Give every tensor the mix's own type, where `types` does not say otherwise.
         facts: What the sidecar says besides.
+        stamp: The source, as the file that an importance matrix or a plan was made for; `None`
+            takes whatever lies there.
+
+    Raises:
+        UsageError: The bound of the rows is no number of bytes.
     """
 
     name: str | None = None
@@ -62,6 +69,14 @@ class QuantizeOptions:
     types: Mapping[str, str] = field(default_factory=dict[str, str])
     is_pure: bool = False
     facts: Mapping[str, str | int | float] = field(default_factory=dict[str, "str | int | float"])
+    stamp: Stamp | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_buffer_bytes < 1:
+            raise UsageError(
+                f"--max-buffer {self.max_buffer_bytes} leaves no room for a row",
+                f"--max-buffer {MAX_BUFFER_BYTES >> 20}MiB",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,19 +191,58 @@ def prepare(source: Path, mix: Mix, options: QuantizeOptions, settings: Settings
 
     Raises:
         NotFoundError: The source or the importance matrix is not there.
-        IntegrityError: One of them is damaged.
+        IntegrityError: One of them is damaged, or the source is not the file of before.
         UnsupportedError: The source is one part of a split model, or the importance matrix is of
             another model.
-        UsageError: The target is the source or exists.
+        UsageError: The target is the source or exists, or the mix takes no types.
     """
     header = read_header(source)
-    require_single_file(header)
+    if options.stamp not in (None, header.stamp):
+        raise IntegrityError(
+            f"{source} is another file than the one that was measured",
+            "run it again once nothing writes there",
+        )
+    require_whole_model(header)
+    require_takes_types(mix, options.types)
     if not uses_imatrix(mix, options.types.values()):
         options = replace(options, imatrix=None, expects_imatrix=False)
     coverage = read_coverage(options.imatrix, header) if options.imatrix else None
     target = require_target(source, options.variant or mix.name, options, settings)
     n_threads = choose_threads(options.n_threads, settings.threads)
     return Job(header, mix, options, n_threads, target, coverage)
+
+
+def require_takes_types(mix: Mix, types: Mapping[str, str]) -> None:
+    """Refuse types of single tensors where the quantizer does not look at them.
+
+    Raises:
+        UsageError: There are some, and the mix is one of floats.
+    """
+    if types and is_float(mix):
+        name, type_name = next(iter(types.items()))
+        raise UsageError(
+            f"{mix.name} keeps every tensor a float: {name} cannot be {type_name} in it",
+            "start from a mix of quantized types, such as -t Q8_0",
+        )
+
+
+def checked_plan(job: Job, quantizer: Quantizer) -> tuple[TensorPlan, ...]:
+    """Return what becomes of each tensor, when that is what was asked for.
+
+    Raises:
+        IntegrityError: llama.cpp refuses the source.
+        UnsupportedError: It leaves a tensor another type than the user's, though its rows fit.
+    """
+    plan = quantizer.plan()
+    for tensor in plan:
+        asked = job.options.types.get(tensor.name, tensor.target_type)
+        if asked != tensor.target_type and not tensor.is_fallback:
+            raise UnsupportedError(
+                f"{tensor.name} was to be {asked}, and llama.cpp would make it "
+                f"{tensor.target_type}",
+                "leave its type to the mix",
+            )
+    return plan
 
 
 def plan_report(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmedge.core.errors import IntegrityError, UsageError
 from llmedge.gguf.reader import read_header
 from llmedge.measure.comparison import CompareOptions, compare, paired_difference
 from llmedge.measure.corpus import KINDS, shipped_corpus
+from llmedge.runtime.chat_template import ChatTemplate
 from llmedge.runtime.context import ContextOptions
 from llmedge.runtime.model import ModelOptions
 
@@ -50,15 +52,29 @@ def judged_kinds(header: Header, weights: Mapping[str, float]) -> dict[str, floa
     """Return the kinds of held-out text that stand for what counts, with their weights.
 
     Conversations in one language count for the language; conversations at all only for a model that
-    can chat. A user's own text has nothing held out.
+    can chat, with a template that works. A user's own text has nothing held out.
     """
-    can_chat = bool(header.text("tokenizer.chat_template"))
+    can_chat = _can_chat(header)
     found: dict[str, float] = {}
     for name, weight in weights.items():
         kind = name.removeprefix("chat-")
         if kind in KINDS and (can_chat or kind != "chat"):
             found[kind] = found.get(kind, 0.0) + weight
     return found
+
+
+def _can_chat(header: Header) -> bool:
+    source = header.text("tokenizer.chat_template")
+    if not source:
+        return False
+    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello!"}]
+    try:
+        ChatTemplate(source).render(turns, add_generation_prompt=False)
+    except IntegrityError:
+        return False
+    except UsageError:  # it is particular about such turns, not broken
+        return True
+    return True
 
 
 class Judge:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from llmedge.gguf.quant_types import BY_NAME
 
@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from llmedge.gguf.quant_types import QuantType
-
-Kernels: TypeAlias = Literal["arm", "avx2", "hexagon", "generic"]
+    from llmedge.store.plan_file import Kernels
 
 # `arm`, `avx2` and `hexagon`: types whose weights are repacked, or have kernels of their own for
 # prompts and for single tokens there. On x86, the types of blocks of 256 have a tiled path instead.

@@ -53,7 +53,7 @@ class Allocation:
     @property
     def loss(self) -> float:
         """Expected KL divergence: the losses of independent errors add up."""
-        return sum(choice.loss for choice in self.choices.values())
+        return max(0.0, sum(choice.loss for choice in self.choices.values()))  # noise may be less
 
     @property
     def types(self) -> dict[str, str]:

@@ -18,7 +18,7 @@ from llmedge.gguf.reader import read_header
 from llmedge.gguf.tensor_roles import quantizable_tensors
 from llmedge.host.memory import require_free_disk
 from llmedge.quantize.execute import publish, write
-from llmedge.quantize.job import plan_report, prepare
+from llmedge.quantize.job import checked_plan, plan_report, prepare
 from llmedge.quantize.judge import Judge
 from llmedge.quantize.kernels import KERNELS
 from llmedge.quantize.plans import Plans
@@ -91,7 +91,7 @@ class SearchReport:
 
     variant: VariantReport
     target: str
-    kernels: str
+    kernels: Kernels
     predicted_kld: float
     is_plan: bool | None = None
     plan: Judgement | None = None
@@ -171,13 +171,13 @@ def _measure(
     work: Path, job: Job, options: SearchOptions, settings: Settings, progress: Progress
 ) -> Sensitivity:
     """Measure every tensor, or remember it."""
+    header = read_header(work)  # before the hash: what is found is kept under it
     text, weights = draw_probe_text(work, options.calibration)
     imatrix = job.coverage.sha256 if job.coverage else ""
     facts = (_FORMAT, remembered_hash(work, settings.state_dir, progress), imatrix, text)
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
     journal = Journal(settings.home / "probes" / f"{key}.jsonl")
     probe = ProbeOptions(work, options.quantize.imatrix, text, job.n_threads)
-    header = read_header(work)
     return measure_sensitivity(
         header, quantizable_tensors(header), probe, weights, journal, progress
     )
@@ -242,7 +242,7 @@ def _make_stock(
 
 def _make(job: Job, path: Path, progress: Progress) -> _Made:
     with job.open_quantizer(job.options.types) as quantizer:
-        plan = quantizer.plan()
+        plan = checked_plan(job, quantizer)
         require_free_disk(path.parent, plan_report(job, plan).file_bytes)
         quantize_s = write(quantizer, plan, path, job, progress)
     return _Made(job, plan, path, quantize_s)
@@ -270,7 +270,7 @@ def _with_types(job: Job, plan: Allocation) -> Job:
 
 def _planned(job: Job, plan: Allocation, options: SearchOptions) -> SearchReport:
     with job.open_quantizer(job.options.types) as quantizer:
-        variant = plan_report(job, quantizer.plan())
+        variant = plan_report(job, checked_plan(job, quantizer))
     return SearchReport(variant, options.target.label, options.kernels, plan.loss)
 
 

@@ -12,6 +12,7 @@ Linearity Theorem", NAACL 2025, for the proportion.
 from __future__ import annotations
 
 import concurrent.futures
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -103,13 +104,15 @@ def measure_sensitivity(
 
     Raises:
         ResourceError: Memory ran out, or the disk is full.
-        IntegrityError: llama.cpp crashes on the file.
+        IntegrityError: llama.cpp crashes on the file, a weight is not finite, or it changes
+            meanwhile.
     """
     importance: Importance = read_imatrix(options.imatrix).weights if options.imatrix else {}
     tried = [tensor for tensor in tensors if tensor.shape[0] % 32 == 0]
+    findings = _Findings(header, journal, len(weights))
     with Weights(header, importance) as reader:
-        errors = _measure_errors(reader, tried, options.n_threads, journal, progress)
-    probes = _Probes(options, journal)
+        errors = _measure_errors(reader, tried, options.n_threads, findings, progress)
+    probes = _Probes(options, findings)
     try:
         pairs = [(tensor, first_type(tensor).name) for tensor in tried]
         with progress.task("trying each tensor", total=len(pairs), unit="tensors") as task:
@@ -144,66 +147,107 @@ def _all_types(tensor: TensorInfo) -> list[QuantType]:
     return [BY_NAME[name] for name in names]
 
 
+def _tried_types(tensor: TensorInfo) -> list[QuantType]:
+    """Return every type whose error is measured."""
+    return list(dict.fromkeys((*_all_types(tensor), first_type(tensor))))
+
+
 def _names(kernels: Kernels, tensor: TensorInfo) -> list[str]:
     return [kind.name for kind in fast_types(kernels, tensor.shape[0])]
+
+
+class _Findings:
+    """What was found before: facts in the journal that are whole, of the file that is there now."""
+
+    def __init__(self, header: Header, journal: Journal, n_chunks: int) -> None:
+        self._header = header
+        self._journal = journal
+        self._n_chunks = n_chunks
+
+    def error(self, name: str, quant_type: str) -> float | None:
+        """Return a tensor's weighted error; `None` where it is to be measured."""
+        values = self._sound(f"error {name} {quant_type}", 1)
+        return values[0] if values and values[0] >= 0 else None
+
+    def klds(self, name: str, quant_type: str) -> tuple[float, ...] | None:
+        """Return the KL divergence of each chunk; `None` where it is to be measured."""
+        return self._sound(f"kld {name} {quant_type}", self._n_chunks)
+
+    def add_errors(self, name: str, errors: Mapping[str, float]) -> None:
+        self._add({f"error {name} {kind}": (error,) for kind, error in errors.items()})
+
+    def add_klds(self, name: str, quant_type: str, klds: tuple[float, ...]) -> None:
+        self._add({f"kld {name} {quant_type}": klds})
+
+    def _sound(self, fact: str, n_values: int) -> tuple[float, ...] | None:
+        if fact not in self._journal:
+            return None
+        values = self._journal[fact]
+        is_sound = len(values) == n_values and all(map(math.isfinite, values))
+        return values if is_sound else None
+
+    def _add(self, facts: Mapping[str, tuple[float, ...]]) -> None:
+        self._header.require_unchanged()
+        self._journal.add(facts)
 
 
 def _measure_errors(
     reader: Weights,
     tensors: Sequence[TensorInfo],
     n_threads: int,
-    journal: Journal,
+    findings: _Findings,
     progress: Progress,
 ) -> dict[tuple[str, str], float]:
-    def measure(tensor: TensorInfo) -> dict[str, tuple[float, ...]]:
+    def measure(tensor: TensorInfo) -> dict[str, float]:
         parts = list(reader.sample(tensor, _SAMPLE_ROWS))
-        kinds = {kind.name: kind for kind in (*_all_types(tensor), first_type(tensor))}
         return {
-            f"error {tensor.name} {kind.name}": (
-                sum(weighted_error(part, round_trip(part, kind)) for part in parts),
-            )
-            for kind in kinds.values()
+            kind.name: sum(weighted_error(part, round_trip(part, kind)) for part in parts)
+            for kind in _tried_types(tensor)
         }
 
+    known = {
+        (tensor.name, kind.name): findings.error(tensor.name, kind.name)
+        for tensor in tensors
+        for kind in _tried_types(tensor)
+    }
     missing = [
         tensor
         for tensor in tensors
-        if f"error {tensor.name} {first_type(tensor).name}" not in journal
+        if any(known[tensor.name, kind.name] is None for kind in _tried_types(tensor))
     ]
     with (
         progress.task("weighing errors", total=len(missing), unit="tensors") as task,
         concurrent.futures.ThreadPoolExecutor(n_threads) as pool,
     ):
         # ggml leaves the interpreter free; only a few tensors' samples are in memory at once.
-        for done, facts in enumerate(pool.map(measure, missing), start=1):
-            journal.add(facts)
+        for done, errors in enumerate(pool.map(measure, missing), start=1):
+            tensor = missing[done - 1]
+            findings.add_errors(tensor.name, errors)
+            known |= {(tensor.name, kind): error for kind, error in errors.items()}
             task.update(done)
-    return {
-        (tensor.name, kind.name): journal[f"error {tensor.name} {kind.name}"][0]
-        for tensor in tensors
-        for kind in {*_all_types(tensor), first_type(tensor)}
-    }
+    return {pair: error for pair, error in known.items() if error is not None}
 
 
 class _Probes:
     """Trials of single tensors; the model is loaded for those that the journal does not have."""
 
-    def __init__(self, options: ProbeOptions, journal: Journal) -> None:
+    def __init__(self, options: ProbeOptions, findings: _Findings) -> None:
         self._options = options
-        self._journal = journal
+        self._findings = findings
         self._prober: Prober | None = None
 
     def measure(
         self, pairs: Sequence[tuple[TensorInfo, str]], task: Task
     ) -> Iterator[tuple[tuple[str, str], tuple[float, ...]]]:
         for done, (tensor, quant_type) in enumerate(pairs, start=1):
-            name = f"kld {tensor.name} {quant_type}"
-            if name not in self._journal:
+            klds = self._findings.klds(tensor.name, quant_type)
+            if klds is None:
                 self._prober = self._prober or Prober(self._options)
                 if tensor.name not in self._prober.names:
                     continue  # not part of what the model computes: its type is the mix's
-                self._journal.add({name: self._prober.measure({tensor.name: quant_type})})
-            yield (tensor.name, quant_type), self._journal[name]
+                klds = self._prober.measure({tensor.name: quant_type})
+                self._findings.add_klds(tensor.name, quant_type, klds)
+            yield (tensor.name, quant_type), klds
             task.update(done, tensor.name)
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ from llmedge.quantize.trim_survey import survey_vocabulary
 from llmedge.quantize.trim_vocabulary import read_vocabulary
 from llmedge.runtime.first_load import ensure_loads, remember, require_text
 from llmedge.runtime.library import library_info
-from llmedge.runtime.model import require_single_file
+from llmedge.runtime.model import require_whole_model
 from llmedge.store.atomic import make_folder, replacing, require_new
 from llmedge.store.catalog import variant_path
 from llmedge.store.hashes import remembered_hash
@@ -163,7 +163,7 @@ def trim(source: Path, options: TrimOptions, settings: Settings, progress: Progr
 
     Raises:
         NotFoundError: The source, a text or a list is not there.
-        IntegrityError: The source is damaged.
+        IntegrityError: The source is damaged, or changes meanwhile.
         UnsupportedError: The model has something that depends on its vocabulary and is not known.
         UsageError: A language or token is not known, the target exists, or nothing would go.
         JudgementError: The dropped tokens had more of the probability than they may, or the
@@ -171,7 +171,7 @@ def trim(source: Path, options: TrimOptions, settings: Settings, progress: Progr
         ResourceError: The disk or the memory has too little room.
     """
     header = read_header(source)
-    require_single_file(header)
+    require_whole_model(header)
     require_text(header)
     corpora = tuple(shipped_corpus(language) for language in options.languages)
     name, variant, target = _target(source, options, settings)
@@ -189,6 +189,7 @@ def trim(source: Path, options: TrimOptions, settings: Settings, progress: Progr
         _write(plan, partial, variant, progress)
         proof = _prove(plan, partial, corpora, options, n_threads, progress)
         _judge(plan, proof, options)
+        header.require_unchanged()
         sha256 = hash_file(partial)
         # An older variant's sidecar must not stand beside the new one, not for a moment.
         sidecar_path(target).unlink(missing_ok=True)

@@ -31,6 +31,7 @@ _PADDING = re.compile(rb"\[PAD\d+_?\]")  # as converters call rows that no token
 _SPACE = "▁"
 _MAX_LIST_BYTES = 16 << 20
 _MAX_ID_DIGITS = 9
+_MAX_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def find_tokens(vocabulary: Vocabulary, path: Path) -> frozenset[int]:
     try:
         if path.stat().st_size > _MAX_LIST_BYTES:
             raise UsageError(f"{path} is too long for a list of tokens", "one token a line")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8: {error}", "write one token a line") from None
     pieces = {vocabulary.piece(token): token for token in range(len(vocabulary))}
@@ -148,10 +149,14 @@ def _find_token(vocabulary: Vocabulary, pieces: dict[bytes, int], line: str, whe
     token = int(line) if is_id else pieces.get(spelt, vocabulary.index.get(spelt))
     if token is None or token >= len(vocabulary):
         raise UsageError(
-            f"{where}: {line!r} is no token of the model, which has {len(vocabulary)}",
+            f"{where}: {_clipped(line)!r} is no token of the model, which has {len(vocabulary)}",
             "write a token's id or its exact text, spaces included",
         )
     return token
+
+
+def _clipped(line: str) -> str:
+    return line if len(line) <= _MAX_SHOWN else f"{line[:_MAX_SHOWN]}…"
 
 
 def _judge(vocabulary: Vocabulary, token: int, wishes: Wishes) -> tuple[str, bool]:

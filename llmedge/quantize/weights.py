@@ -91,6 +91,12 @@ class Weights(Closable):
         row_bytes = tensor.quant_type.row_bytes(n_in)
         data = self._read(tensor, first * row_bytes, n_rows * row_bytes)
         rows = dequantize_rows(tensor.quant_type, np.frombuffer(data, np.uint8), n_in)
+        # A sum costs next to nothing; it may overflow where every weight is finite.
+        if not np.isfinite(rows.sum()) and not np.isfinite(rows).all():
+            raise IntegrityError(
+                f"{self._header.path} is damaged: a weight of {tensor.name} is not a finite number",
+                "get the file again, or convert it again",
+            )
         return Part(first, rows, self._importance_of(tensor, first // tensor.shape[1]))
 
     def _importance_of(self, tensor: TensorInfo, matrix: int) -> NDArray[np.float32] | None:

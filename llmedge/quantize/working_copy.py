@@ -71,6 +71,7 @@ def measured_in(
             n_threads=options.n_threads,
             allow_requantize=options.allow_requantize,
             max_buffer_bytes=options.max_buffer_bytes,
+            stamp=options.stamp,
         )
         report = quantize(source, find_mix("Q8_0"), plain, settings, progress)
         yield Measured(report.path, report.path if is_large else source)

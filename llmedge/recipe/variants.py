@@ -14,14 +14,21 @@ from llmedge.convert.report import ConvertOptions
 from llmedge.gguf.mixes import find_mix, require_imatrix, uses_imatrix
 from llmedge.gguf.quant_types import F16
 from llmedge.gguf.reader import read_header
+from llmedge.gguf.tensor_roles import quantizable_tensors
 from llmedge.quantize.execute import quantize
 from llmedge.quantize.imatrix import ImatrixOptions, collect_imatrix
-from llmedge.quantize.job import QuantizeOptions, VariantReport, require_target
+from llmedge.quantize.job import (
+    QuantizeOptions,
+    VariantReport,
+    require_takes_types,
+    require_target,
+)
 from llmedge.quantize.judge import judged_kinds
 from llmedge.quantize.overrides import expand_types
 from llmedge.quantize.search import BASE_MIX, SearchOptions, SearchReport, search
 from llmedge.quantize.trained_types import trained_type, trained_types
 from llmedge.quantize.working_copy import fits_memory, measured_in
+from llmedge.runtime.model import require_whole_model
 from llmedge.store.atomic import make_folder, require_new, work_folder
 from llmedge.store.manifest import sidecar_path
 from llmedge.store.plan_file import read_plan
@@ -112,9 +119,14 @@ def make_variants(
     # What is there already is said before minutes are spent on converting and measuring.
     _require_targets(source, _labels(options), options, settings)
     with _as_gguf(source, options, settings, progress, tell) as (path, can_requantize):
-        if can_requantize:
-            quantize_options = replace(options.quantize, allow_requantize=True)
-            options = replace(options, quantize=quantize_options)
+        header = read_header(path)
+        require_whole_model(header)
+        quantize_options = replace(
+            options.quantize,
+            allow_requantize=options.quantize.allow_requantize or can_requantize,
+            stamp=header.stamp,
+        )
+        options = replace(options, quantize=quantize_options)
         if options.target is not None:
             return VariantsReport(searches=(_search(path, options, settings, progress, tell),))
         if options.plan is not None:
@@ -182,8 +194,18 @@ def _planned(
     tell: Callable[[str], None],
 ) -> VariantReport:
     assert options.plan is not None
-    plan = read_plan(options.plan, read_header(path))
+    header = read_header(path)
+    plan = read_plan(options.plan, header)
     _require_targets(path, [plan.target], options, settings)
+    base = find_mix(plan.base)
+    require_takes_types(base, plan.types)
+    tensors = quantizable_tensors(header)
+    others = [tensor.name for tensor in tensors if tensor.name not in plan.types]
+    if others:
+        tell(
+            f"{options.plan} does not name {len(others)} of {len(tensors)} tensors (such as "
+            f"{others[0]}): they get what {base.name} gives them"
+        )
     expects = options.quantize.dry_run and options.wants_imatrix and options.imatrix is None
     imatrix = None if expects else _imatrix(path, options, settings, progress, tell)
     quantize_options = replace(
@@ -193,7 +215,7 @@ def _planned(
         imatrix=imatrix,
         expects_imatrix=expects,
     )
-    return quantize(path, find_mix(plan.base), quantize_options, settings, progress)
+    return quantize(path, base, quantize_options, settings, progress)
 
 
 def _mixes(
@@ -208,6 +230,8 @@ def _mixes(
     names = options.mixes or (trained or BASE_MIX,)
     types = expand_types(options.tensor_types, header)
     mixes = list(dict.fromkeys(find_mix(name) for name in names))
+    for mix in mixes:
+        require_takes_types(mix, types)
     ordinary = [mix for mix in mixes if mix.name != trained]
     expects = options.quantize.dry_run and options.wants_imatrix and options.imatrix is None
     imatrix = options.imatrix
@@ -245,6 +269,8 @@ def _imatrix(
         return None
     imatrix_options = ImatrixOptions(options.calibration, options.quantize.n_threads)
     report = collect_imatrix(path, imatrix_options, settings, progress)
+    for note in report.notes:
+        tell(note)
     return report.path
 
 

@@ -22,7 +22,7 @@ from llmedge.runtime.batch import Batch
 from llmedge.runtime.chat_template import ChatTemplate
 from llmedge.runtime.context import Context, ContextOptions, DecodeResult
 from llmedge.runtime.library import library_info
-from llmedge.runtime.model import Model, require_single_file
+from llmedge.runtime.model import Model, require_whole_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def ensure_loads(path: Path, state_dir: Path) -> Header:
         UnsupportedError: The file is one part of several.
     """
     header = read_header(path)
-    require_single_file(header)
+    require_whole_model(header)
     mark = _mark(path, state_dir)
     if not _is_there(mark):
         _try_in_child(header)

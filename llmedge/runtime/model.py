@@ -85,7 +85,7 @@ class Model(Handle):
         """
         chosen = options or ModelOptions()
         header = read_header(path)
-        require_single_file(header)
+        require_whole_model(header)
         if chosen.load_mode not in LOAD_MODES:
             raise UsageError(
                 f"unknown load mode {chosen.load_mode!r}", f"known: {', '.join(LOAD_MODES)}"
@@ -167,12 +167,17 @@ class Model(Handle):
         )
 
 
-def require_single_file(header: Header) -> None:
-    """Refuse a model that is split over several files.
+def require_whole_model(header: Header) -> None:
+    """Refuse what is no model, and a model that is split over several files.
 
     Raises:
-        UnsupportedError: It is one part of several.
+        UnsupportedError: It is an importance matrix, or one part of several.
     """
+    if header.text("general.type") == "imatrix":
+        raise UnsupportedError(
+            f"{header.path} is an importance matrix, not a model",
+            f"`llmedge quantize MODEL --imatrix {header.path}` uses it",
+        )
     parts = header.number("split.count") or 1
     if parts > 1:
         raise UnsupportedError(

@@ -7,6 +7,7 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
+from llmedge.host.stamp import require_unchanged, stamp_of
 from llmedge.store.manifest import hash_file
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ def remembered_hash(path: Path, state_dir: Path, progress: Progress) -> str:
         path: The file.
         state_dir: Where it is remembered; what is there may be deleted.
         progress: Shows the first time.
+
+    Raises:
+        IntegrityError: It changed while it was hashed.
     """
     status = path.stat()
     facts = (str(path.resolve()), status.st_size, status.st_mtime_ns)
@@ -38,6 +42,7 @@ def remembered_hash(path: Path, state_dir: Path, progress: Progress) -> str:
         return known
     with progress.task(f"hashing {path.name}", total=status.st_size, unit="bytes") as task:
         found = hash_file(path, task.update)
+    require_unchanged(path, stamp_of(status))
     _remember(mark, found)
     return found
 

@@ -33,7 +33,7 @@ class Journal:
         for line in lines:
             try:
                 self._facts.update(msgspec.json.decode(line, type=dict[str, tuple[float, ...]]))
-            except msgspec.MsgspecError:  # cut off by a kill: found again
+            except (msgspec.MsgspecError, UnicodeDecodeError):  # cut off, or damaged: found again
                 continue
         self._has_torn_line = bool(lines) and not lines[-1].endswith(b"\n")
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import msgspec
 
 from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError, UsageError
-from llmedge.gguf.quant_types import BY_NAME
+from llmedge.gguf.quant_types import BY_NAME, WRITTEN
 from llmedge.gguf.tensor_roles import quantizable_tensors
 from llmedge.store.atomic import write_bytes
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 SCHEMA = "llmedge.plan/1"
 _MAX_BYTES = 16 << 20
+# The kinds of processors that a plan is made for; `quantize.kernels` says what is fast there.
+Kernels: TypeAlias = Literal["arm", "avx2", "hexagon", "generic"]
+_Positive: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
+_Weight: TypeAlias = Annotated[float, msgspec.Meta(ge=0)]
+_Types: TypeAlias = Annotated[dict[str, str], msgspec.Meta(min_length=1)]
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -44,11 +50,11 @@ class PlanFile:
     model: str
     architecture: str
     base: str
-    types: dict[str, str]
+    types: _Types
     target: str
-    kernels: str
-    weights: dict[str, float]
-    bits_per_weight: float
+    kernels: Kernels
+    weights: dict[str, _Weight]
+    bits_per_weight: _Positive
     predicted_kld: float
     schema: str = SCHEMA
 
@@ -68,7 +74,7 @@ def read_plan(path: Path, header: Header) -> PlanFile:
     Raises:
         NotFoundError: There is no such file.
         IntegrityError: It is no plan.
-        UnsupportedError: It was written by a later llmedge.
+        UnsupportedError: It was written by a later llmedge, or for another architecture.
         UsageError: It names a tensor or a type that does not exist or does not fit.
     """
     if not path.is_file():
@@ -76,13 +82,22 @@ def read_plan(path: Path, header: Header) -> PlanFile:
     if path.stat().st_size > _MAX_BYTES:
         raise IntegrityError(f"{path} is no plan: it is too large")
     try:
-        plan = msgspec.json.decode(path.read_bytes(), type=PlanFile)
+        # Some editors begin a file with a mark.
+        plan = msgspec.json.decode(path.read_bytes().removeprefix(codecs.BOM_UTF8), type=PlanFile)
+    except OSError as error:
+        raise NotFoundError(f"the plan {path} cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"{path} is no plan: {error}", "make one with --save-plan") from None
     if plan.schema != SCHEMA:
         raise UnsupportedError(f"{path} has schema {plan.schema}", "update llmedge")
     if not _LABEL.fullmatch(plan.target):  # it becomes part of a file's name
         raise IntegrityError(f"{path} is no plan: its target {plan.target[:80]!r} is no name")
+    if plan.architecture != header.architecture:
+        raise UnsupportedError(
+            f"{path} is for a model of architecture {plan.architecture[:80]!r}, and "
+            f"{header.path.name} is {header.architecture!r}",
+            "make one for this model with --save-plan",
+        )
     require_types(plan.types, header, str(path))
     return plan
 
@@ -96,7 +111,8 @@ def require_types(types: dict[str, str], header: Header, where: str) -> None:
         where: What says so, for the error.
 
     Raises:
-        UsageError: A tensor or a type does not exist, or rows do not fit a type's blocks.
+        UsageError: A tensor or a type does not exist, the quantizer cannot write the type, or rows
+            do not fit its blocks.
     """
     tensors = {tensor.name: tensor for tensor in quantizable_tensors(header)}
     for name, type_name in types.items():
@@ -107,12 +123,13 @@ def require_types(types: dict[str, str], header: Header, where: str) -> None:
                 f"{where} names {name!r}, which is no tensor of the model that may be quantized",
                 hint,
             )
-        if type_name not in BY_NAME:
+        if type_name not in WRITTEN:
+            known = "type" if type_name in BY_NAME else "unknown type"
             raise UsageError(
-                f"{where} gives {name} the unknown type {type_name!r}",
-                f"known: {', '.join(BY_NAME)}",
+                f"{where} gives {name} the {known} {type_name[:80]!r}, which cannot be written",
+                f"possible: {', '.join(WRITTEN)}",
             )
-        block = BY_NAME[type_name].block_weights
+        block = WRITTEN[type_name].block_weights
         if tensors[name].shape[0] % block:
             raise UsageError(
                 f"{where} gives {name} the type {type_name}, whose blocks of {block} its rows of "

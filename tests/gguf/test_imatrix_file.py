@@ -31,6 +31,7 @@ ENTRIES = {
 }
 OLD_ENTRIES = {MATRIX: (2, [2.0, 4.0, 8.0, 0.0]), EXPERTS: (0, [3.0, 6.0])}
 OLD = old_imatrix(OLD_ENTRIES)
+LITTLE = float(np.float32(0.01 * 7 / 4))  # of the mean, where nothing but zeros enters
 
 
 @pytest.fixture
@@ -54,15 +55,16 @@ def lists(imatrix: Imatrix) -> dict[str, list[list[float]]]:
 def test_the_sums_are_divided_by_what_each_expert_saw_and_an_unseen_one_has_ones(new: Path):
     imatrix = read_imatrix(new)
     assert lists(imatrix) == {
-        MATRIX: [[1.0, 2.0, 4.0, 0.0]],
+        MATRIX: [[1.0, 2.0, 4.0, LITTLE]],
         EXPERTS: [[1.0, 2.0], [1.0, 1.0], [9.0, 9.0]],
     }
+    assert imatrix.unreached == {EXPERTS: (1,)}
     assert (imatrix.datasets, imatrix.n_chunks) == (("wiki.txt",), 12)
 
 
 def test_the_old_format_is_divided_by_its_calls(tmp_path: Path):
     imatrix = read_imatrix(old(tmp_path, old_imatrix(OLD_ENTRIES)))
-    assert lists(imatrix) == {MATRIX: [[1.0, 2.0, 4.0, 0.0]], EXPERTS: [[3.0, 6.0]]}
+    assert lists(imatrix) == {MATRIX: [[1.0, 2.0, 4.0, LITTLE]], EXPERTS: [[3.0, 6.0]]}
     assert (imatrix.datasets, imatrix.n_chunks) == (("wiki.txt",), 12)
 
 
@@ -131,11 +133,24 @@ def test_every_absurd_number_in_the_old_format_is_refused_before_memory_is_taken
         (bytes(200), "no importance matrix"),
         (old_imatrix({"a\nb": (1, [1.0] * 4)}), "not plain text"),
         (old_imatrix({MATRIX: (1, [1.0, float("nan")] * 4)}), "not every weight of blk.0.attn_q"),
+        (old_imatrix({MATRIX: (1, [1.0, -2.0])}), "a sum of squares of blk.0.attn_q.weight is -2"),
+        (old_imatrix({MATRIX: (-3, [1.0, 2.0])}), "2 values of -3 calls"),
         (old_imatrix(OLD_ENTRIES) + b"more", "4 bytes after its end"),
         (with_int(old_imatrix(OLD_ENTRIES), 0, 3), "not plain text"),
         (old_imatrix({"a": (1, [1.0] * 4)}).replace(b"wiki", b"\xff\xff\xff\xff"), "not UTF-8"),
     ],
-    ids=["empty", "page", "zeros", "name", "nan", "longer", "fewer entries", "dataset"],
+    ids=[
+        "empty",
+        "page",
+        "zeros",
+        "name",
+        "nan",
+        "negative",
+        "calls",
+        "longer",
+        "fewer entries",
+        "dataset",
+    ],
 )
 def test_a_wrong_file_is_refused_with_the_reason(tmp_path: Path, data: bytes, why: str):
     with pytest.raises(IntegrityError, match=why) as caught:
@@ -171,6 +186,8 @@ def test_a_model_is_no_importance_matrix(tiny_model: Path):
         ({MATRIX: ([[1.0, 2.0, 3.0]], [1.0, 1.0])}, {}, "3 sums for 2 counts"),
         ({MATRIX: ([[1.0, 2.0]], [float("inf")])}, {}, "2 sums for 1 counts"),
         ({MATRIX: ([[1.0, float("inf")]], [1.0])}, {}, "not every weight of blk.0.attn_q"),
+        ({MATRIX: ([[1.0, -2.0]], [1.0])}, {}, "a sum of squares of blk.0.attn_q.weight is -2"),
+        ({MATRIX: ([[1.0, 2.0]], [-3.0])}, {}, "was reached by -3 tokens"),
     ],
 )
 def test_a_gguf_file_that_contradicts_itself_is_refused(tmp_path: Path, entries, options, why: str):
@@ -334,3 +351,10 @@ def test_any_four_bytes_anywhere_in_the_format_of_today(tmp_path_factory, at: in
     with works_or_is_refused():
         assert read_sums(path).entries
         assert read_imatrix(path).weights
+
+
+def test_a_matrix_that_only_zeros_entered_is_not_weighed(tmp_path: Path):
+    entries = {MATRIX: ([[0.0, 0.0]], [9.0]), "output.weight": ([[5.0, 5.0]], [0.0])}
+    imatrix = read_imatrix(write_imatrix(tmp_path / "i.gguf", entries))
+    assert lists(imatrix) == {MATRIX: [[1.0, 1.0]], "output.weight": [[1.0, 1.0]]}
+    assert imatrix.unreached == {MATRIX: (0,), "output.weight": (0,)}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -135,6 +136,44 @@ def test_memory_holds_what_may_be_taken_and_not_the_text(tmp_path: Path):
     finally:
         tracemalloc.stop()
     assert peak < 1 << 20
+
+
+class Counting(Letters):
+    n_read = 0
+
+    def plain(self, text: str) -> list[int]:
+        self.n_read += len(text)
+        return super().plain(text)
+
+
+def long_text(path: Path) -> Path:
+    path.write_text("".join(f"{number:07} " for number in range(1_000_000)))
+    return path
+
+
+def test_of_a_long_text_only_what_is_taken_is_read_and_that_is_said(tmp_path: Path):
+    text, path = Counting(), long_text(tmp_path / "long.txt")
+    options = CalibrationOptions({}, (path,), n_tokens=33 * 10, n_ctx=33)
+    selection = draw(text, options)  # type: ignore[arg-type]
+    assert text.n_read < 50_000
+    assert selection.shares == {"long.txt": 330}
+    assert selection.notes == (
+        "long.txt has 8.0 MB: 10 pieces from all over it were read, not the whole",
+    )
+    words = ["".join(map(chr, chunk.tokens[1:])).split() for chunk in selection.chunks]
+    places = [int(row[1]) for row in words]
+    assert places == sorted(places)
+    assert places[-1] - places[0] > 300_000
+    again = draw(text, options)  # type: ignore[arg-type]
+    other = draw(text, replace(options, seed=1))  # type: ignore[arg-type]
+    assert selection == again
+    assert other.chunks != selection.chunks
+
+
+def test_a_long_text_is_read_whole_where_most_of_it_is_wanted(tmp_path: Path):
+    path = long_text(tmp_path / "long.txt")
+    options = CalibrationOptions({}, (path,), n_tokens=33 * 20_000, n_ctx=33)
+    assert draw(Letters(), options).notes == ()  # type: ignore[arg-type]
 
 
 def test_conversations_are_left_out_with_a_note_where_the_model_cannot_chat(text: Letters):

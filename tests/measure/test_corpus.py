@@ -1,10 +1,13 @@
+import contextlib
 import hashlib
 import json
+import os
+import sys
 import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmedge.core.errors import NotFoundError, UsageError
@@ -18,6 +21,7 @@ from llmedge.measure.corpus import (
     file_corpus,
     read_chunks,
     read_conversations,
+    read_pieces,
     shipped_corpus,
     udhr_corpus,
 )
@@ -177,6 +181,67 @@ def test_a_missing_text_is_not_found(tmp_path: Path):
         file_corpus(tmp_path / "none.txt")
 
 
+@contextlib.contextmanager
+def without_rights(path: Path):
+    """Let nobody read a file; the superuser, who may read all, becomes another for a while."""
+    path.chmod(0)
+    path.parent.chmod(0o755)
+    is_superuser = os.geteuid() == 0
+    if is_superuser:
+        for folder in path.parents:
+            if folder.stat().st_uid == 0 and not folder.stat().st_mode & 1:
+                folder.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_superuser:
+            os.seteuid(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are POSIX's")
+def test_a_text_that_may_not_be_read_is_not_found_with_the_reason(tmp_path: Path):
+    path = tmp_path / "secret.txt"
+    path.write_text("words " * 100)
+    with (
+        without_rights(path),
+        pytest.raises(NotFoundError, match=r"secret\.txt cannot be read: Permission denied"),
+    ):
+        file_corpus(path)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(["wörd ", "अक\n", "字"]))
+def test_spans_of_a_text_never_cut_a_character_and_share_none(
+    tmp_path_factory, first: int, length: int, word: str
+):
+    path = tmp_path_factory.getbasetemp() / "span.txt"
+    text = word * 60
+    path.write_bytes(text.encode())
+
+    def read(*span: int) -> str:
+        return "".join(read_pieces(Corpus("span", path, span=span)))
+
+    middle = first + length
+    spans = [read(0, first), read(first, middle), read(middle, 10_000)]
+    assert all(part in text for part in spans)
+    assert sum(map(len, spans)) <= len(text)
+
+
+def test_spans_of_conversations_hold_whole_ones_and_each_is_in_one_span(tmp_path: Path):
+    path = tmp_path / "chat.jsonl"
+    lines = [
+        json.dumps({"language": str(n), "messages": [{"role": "user", "content": "x" * (n % 7)}]})
+        for n in range(50)
+    ]
+    path.write_text("\n".join(lines))
+    found: list[str] = []
+    for start in range(0, path.stat().st_size, 97):
+        span = Corpus("chat", path, span=(start, start + 97))
+        found += [conversation.language for conversation in read_conversations(span)]
+    assert found == [str(n) for n in range(50)]
+
+
 def test_memory_does_not_grow_with_the_text(tmp_path: Path):
     import tracemalloc
 
@@ -207,6 +272,7 @@ def test_a_text_without_spaces_is_still_cut(tmp_path: Path):
     assert sum(pieces) == 200_000
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab \n", min_size=64, max_size=400), st.integers(8, 64))
 def test_no_token_is_lost_or_doubled(tmp_path_factory, text: str, n_ctx: int):
     path = tmp_path_factory.getbasetemp() / "any.txt"

@@ -161,3 +161,16 @@ def test_large_logits_do_not_overflow(tokens):
 def test_nothing_measured_is_no_result():
     with pytest.raises(ValueError, match="no position"):
         DivergenceMeter().result()
+
+
+def test_rounding_never_makes_a_divergence_negative():
+    class Rounding(LogitRows):
+        def kld(self, variant):
+            return super().kld(variant) - 1e-9
+
+    logits = random_logits(1, n=8)
+    meter = DivergenceMeter()
+    meter.add_rows(Rounding(logits), LogitRows(logits), np.arange(8))
+    result = meter.result()
+    klds = (result.mean_kld, result.median_kld, result.kld_p99, result.kld_p999, result.max_kld)
+    assert [f"{kld:.4f}" for kld in klds] == ["0.0000"] * 5

@@ -1,9 +1,13 @@
 import pytest
 
-from llmedge.core.errors import UnsupportedError, UsageError
+from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
+from llmedge.gguf.reader import read_header
+from llmedge.measure.calibration import CalibrationOptions, draw
 from llmedge.measure.corpus import Conversation, file_corpus, shipped_corpus
 from llmedge.measure.model_text import ModelText
+from llmedge.quantize.judge import judged_kinds
 from llmedge.runtime.model import Model, ModelOptions
+from tests.gguf_files import replace_value, write_tiny_model
 
 VOCAB_ONLY = ModelOptions(vocab_only=True)
 TURNS = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"})
@@ -66,3 +70,25 @@ def test_a_model_without_a_template_refuses_conversations(gemma3):
             text.chat(Conversation("en", TURNS))
         with pytest.raises(UsageError, match="conversations"):
             list(text.chunks(shipped_corpus("chat"), 64))
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "{{ messages[9].content.x }}"])
+def test_a_broken_template_is_an_error_for_conversations_and_for_nothing_else(
+    tmp_path, template: str
+):
+    path = write_tiny_model(
+        tmp_path / "broken.gguf",
+        change=lambda writer: replace_value(writer, "tokenizer.chat_template", template),
+    )
+    with Model.load(path, VOCAB_ONLY) as model:
+        text = ModelText(model)
+        assert list(text.chunks(shipped_corpus("en"), 64))
+        with pytest.raises(IntegrityError, match="chat template"):
+            list(text.chunks(shipped_corpus("chat"), 64))
+        both = draw(text, CalibrationOptions({"en": 1, "chat": 1}, n_tokens=640, n_ctx=64))
+        assert both.shares.keys() == {"en"}
+        assert both.notes[0].startswith("chat is left out: the model's chat template")
+        with pytest.raises(IntegrityError, match="chat template") as caught:
+            draw(text, CalibrationOptions({"chat": 1}, n_tokens=640, n_ctx=64))
+        assert "--calibration-weights en=1" in caught.value.hint
+    assert judged_kinds(read_header(path), {"en": 1, "chat": 1}) == {"en": 1}

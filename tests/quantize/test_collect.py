@@ -37,7 +37,7 @@ def selection(chunks: list[list[int]]) -> Selection:
 
 def run(path: Path, chunks: list[list[int]], folder: Path) -> tuple[ImatrixSums, list[int]]:
     said: list[int] = []
-    job = CollectJob(folder / "imatrix.gguf", folder / "unfinished", 1, 0.0)
+    job = CollectJob(read_header(path), folder / "imatrix.gguf", folder / "unfinished", 1, 0.0)
     compute(path, selection(chunks), job, said.append)
     job.unfinished.unlink(missing_ok=True)
     return read_sums(job.target), said

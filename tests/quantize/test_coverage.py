@@ -8,6 +8,7 @@ from llmedge.gguf.reader import read_header
 from llmedge.quantize.coverage import EXPECTED_METADATA, read_coverage
 from llmedge.quantize.execute import quantize
 from llmedge.quantize.job import QuantizeOptions
+from llmedge.quantize.weights import Weights
 from tests.gguf.imatrix_files import write_imatrix
 from tests.gguf_files import write_tiny_model
 
@@ -60,3 +61,39 @@ def test_a_tensor_that_is_not_covered_gets_more_bits_instead_of_garbage(
     types = {tensor.name: tensor.quant_type.name for tensor in read_header(report.path).tensors}
     assert types["blk.0.ffn_up.weight"] == "IQ2_XS"
     assert types["blk.0.ffn_down.weight"] == "Q3_K"
+
+
+@pytest.mark.parametrize("sums_and_counts", [([[3.0] * 256], [0.0]), ([[0.0] * 256], [10.0])])
+def test_a_tensor_that_no_token_reached_is_named_and_gets_more_bits(
+    tiny_model, tmp_path, settings, sums_and_counts
+):
+    entries = {**ones(NAMES), "blk.0.ffn_down.weight": sums_and_counts}
+    path = write_imatrix(tmp_path / "imatrix.gguf", entries)
+    options = QuantizeOptions(output=tmp_path / "out", imatrix=path)
+    report = quantize(tiny_model, find_mix("IQ2_XS"), options, settings, SilentProgress())
+    assert report.coverage.unreached == ("blk.0.ffn_down.weight",)
+    types = {tensor.name: tensor.quant_type.name for tensor in read_header(report.path).tensors}
+    assert types["blk.0.ffn_down.weight"] == "Q3_K"
+
+
+def test_columns_that_nothing_entered_are_no_garbage_on_another_text(
+    tiny_model, tmp_path, settings
+):
+    """A block whose weights all count for nothing would become zeros."""
+    name = "blk.0.ffn_down.weight"
+    sums = np.random.default_rng(0).random((1, 256)) + 1
+    errors: list[float] = []
+    for n_dead in (0, 128):
+        dead = sums.copy()
+        dead[:, :n_dead] = 0
+        path = write_imatrix(tmp_path / "i.gguf", {**ones(NAMES), name: (dead, [10.0])})
+        options = QuantizeOptions(output=tmp_path / "out", imatrix=path, overwrite=True)
+        report = quantize(tiny_model, find_mix("IQ4_XS"), options, settings, SilentProgress())
+        rows = [read_rows(file, name)[:, :128] for file in (tiny_model, report.path)]
+        errors.append(float(np.square(rows[1] - rows[0]).sum() / np.square(rows[0]).sum()))
+    assert errors[1] < 1.5 * errors[0] < 0.02
+
+
+def read_rows(path, name: str):
+    with Weights(read_header(path), {}) as weights:
+        return np.concatenate([part.rows for part in weights.parts(weights.tensors[name])])

@@ -225,3 +225,54 @@ def test_ctrl_c_or_a_kill_leaves_nothing_under_the_final_name(
     else:
         assert contents(folder) == set()
         assert f"stopped by {number.name}" in stderr
+
+
+def replace_by_another(path: Path) -> None:
+    """Put a model of the same shape and other weights in place, as a download does."""
+    write_tiny_model(path.with_name("other.gguf"), seed=1).replace(path)
+
+
+def test_a_source_that_is_replaced_while_it_is_read_leaves_no_variant(
+    run, tiny_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    original = Quantizer.run
+
+    def run_and_replace(self: Quantizer, target: Path, on_tensor) -> None:
+        original(self, target, on_tensor)
+        replace_by_another(tiny_copy)
+
+    monkeypatch.setattr(Quantizer, "run", run_and_replace)
+    with pytest.raises(IntegrityError, match=r"copy\.gguf changed while it was read"):
+        run(tiny_copy)
+    assert contents(tmp_path / "out") == set()
+
+
+def test_a_source_that_is_not_the_file_that_was_measured_is_refused(run, tiny_copy: Path):
+    stamp = read_header(tiny_copy).stamp
+    run(tiny_copy, stamp=stamp)
+    replace_by_another(tiny_copy)
+    with pytest.raises(IntegrityError, match="another file than the one that was measured"):
+        run(tiny_copy, "Q8_0", stamp=stamp)
+
+
+@pytest.mark.parametrize("mix", ["F32", "F16", "BF16"])
+def test_types_are_refused_where_a_mix_would_ignore_them(run, tiny_model: Path, mix: str):
+    with pytest.raises(UsageError, match=f"{mix} keeps every tensor a float") as caught:
+        run(tiny_model, mix, types={"blk.0.ffn_down.weight": "Q4_K"})
+    assert "-t Q8_0" in caught.value.hint
+
+
+def test_a_type_that_llama_cpp_would_ignore_is_an_error_and_no_other_variant(
+    run, tiny_model: Path, tmp_path: Path
+):
+    for is_dry in (True, False):
+        with pytest.raises(
+            UnsupportedError, match=r"output_norm\.weight was to be Q8_0, and .* F32"
+        ):
+            run(tiny_model, types={"output_norm.weight": "Q8_0"}, dry_run=is_dry)
+    assert contents(tmp_path / "out") == set()
+
+
+def test_no_room_for_a_row_is_refused():
+    with pytest.raises(UsageError, match="--max-buffer 0"):
+        QuantizeOptions(max_buffer_bytes=0)

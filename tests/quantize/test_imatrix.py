@@ -374,3 +374,36 @@ def test_a_part_of_a_split_model_is_refused(run, tmp_path: Path, text: Path):
     )
     with pytest.raises(UnsupportedError, match="one of 2 parts"):
         run(path, options(text))
+
+
+class ReplacingProgress(RecordingProgress):
+    """Puts another model in place when a task with this name begins."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        super().__init__()
+        self._path, self._name = path, name
+
+    def task(self, description: str, *, total: float, unit: str):
+        if description == self._name:
+            write_tiny_model(self._path.with_name("other.gguf"), seed=1).replace(self._path)
+        return super().task(description, total=total, unit=unit)
+
+
+def test_a_model_that_is_replaced_meanwhile_gets_no_imatrix(
+    run, tiny_copy: Path, long: Path, home: Path
+):
+    chosen = options(long, n_chunks=40)
+    for kept in (0, 1000):  # seconds: saved after every chunk, and only as it ends
+        progress = ReplacingProgress(tiny_copy, "imatrix")
+        with pytest.raises(IntegrityError, match=r"copy\.gguf changed while it was read"):
+            run(tiny_copy, replace(chosen, save_every_s=kept), progress)
+        assert not list((home / "imatrix").glob("*.gguf"))
+
+
+def test_a_matrix_of_zeros_counts_as_one_that_no_token_reached(tmp_path: Path):
+    sums = np.array([[0, 0], [3, 0], [0, 0]], np.float32)
+    entry = ImatrixEntry(sums, np.array([5, 7, 0]))
+    path = tmp_path / "i.gguf"
+    write_imatrix(path, ImatrixSums(("a",), 1, 12, {"blk.1.ffn_up_exps.weight": entry}))
+    (tensor,) = describe_imatrix(path).coverage
+    assert (tensor.n_hit, tensor.missed) == (1, (0, 2))

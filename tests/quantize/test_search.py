@@ -180,7 +180,7 @@ def test_a_source_larger_than_memory_is_measured_in_8_bits(tiny_model, settings,
     from llmedge.quantize import working_copy
 
     class Memory:
-        available_bytes = tiny_model.stat().st_size
+        total_bytes = tiny_model.stat().st_size
 
     monkeypatch.setattr(working_copy, "read_memory", Memory)
     with measured_in(tiny_model, QuantizeOptions(), settings, RecordingProgress()) as files:

@@ -1,5 +1,9 @@
+import re
+
+import numpy as np
 import pytest
 
+from llmedge.core.errors import IntegrityError
 from llmedge.gguf.reader import read_header
 from llmedge.gguf.tensor_roles import is_quantizable
 from llmedge.quantize import sensitivity as sensitivity_module
@@ -8,6 +12,7 @@ from llmedge.quantize.probe import ProbeOptions, Prober, ProbeText
 from llmedge.quantize.sensitivity import Sensitivity, first_type, measure_sensitivity
 from llmedge.store.journal import Journal
 from tests.fakes import RecordingProgress
+from tests.gguf_files import write_tiny_model
 
 TEXT = ProbeText((tuple(range(10, 42)), tuple(range(90, 122))), 12)
 WEIGHTS = (0.25, 0.75)
@@ -15,14 +20,12 @@ WEIGHTS = (0.25, 0.75)
 
 @pytest.fixture
 def measure(tiny_model, tmp_path):
-    header = read_header(tiny_model)
-    tensors = [t for t in header.tensors if is_quantizable(t.name, t.shape, "llama")]
-
-    def measure() -> Sensitivity:
+    def measure(source=tiny_model, header=None) -> Sensitivity:
+        header = header or read_header(source)
         return measure_sensitivity(
             header,
-            tensors,
-            ProbeOptions(tiny_model, None, TEXT, 1),
+            [t for t in header.tensors if is_quantizable(t.name, t.shape, "llama")],
+            ProbeOptions(source, None, TEXT, 1),
             WEIGHTS,
             Journal(tmp_path / "facts.jsonl"),
             RecordingProgress(),
@@ -99,3 +102,34 @@ def test_losses_are_those_of_real_files_in_order(measure, tiny_model):
         measured = [sum(prober.measure(plan.types)) for plan in plans]
     assert measured == sorted(measured, reverse=True)
     assert [plan.loss for plan in plans] == sorted([plan.loss for plan in plans], reverse=True)
+
+
+@pytest.mark.parametrize("values", [b"[]", b"[0.1,0.2,0.3]", b"[-1]"])
+def test_what_was_kept_and_is_damaged_is_measured_again(measure, tmp_path, values: bytes):
+    expected = measure()
+    path = tmp_path / "facts.jsonl"
+    path.write_bytes(re.sub(rb"\[[^]]*\]", values, path.read_bytes()))
+    assert measure() == expected
+
+
+def test_what_is_found_in_another_file_is_not_kept(measure, tiny_copy, tmp_path):
+    header = read_header(tiny_copy)
+    write_tiny_model(tmp_path / "other.gguf", seed=1).replace(tiny_copy)
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        measure(tiny_copy, header)
+    assert not (tmp_path / "facts.jsonl").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_no_number_is_named(measure, tiny_copy, value: float):
+    header = read_header(tiny_copy)
+    (info,) = [tensor for tensor in header.tensors if tensor.name == "blk.0.ffn_up.weight"]
+    data = bytearray(tiny_copy.read_bytes())
+    at = header.data_offset + info.offset
+    data[at : at + 4] = np.float32(value).tobytes()
+    tiny_copy.write_bytes(data)
+    with pytest.raises(
+        IntegrityError, match=r"copy\.gguf is damaged: a weight of blk\.0\.ffn_up\.weight"
+    ) as caught:
+        measure(tiny_copy)
+    assert "convert it again" in caught.value.hint

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from llmedge.core.errors import (
+    IntegrityError,
     InterruptedByUser,
     JudgementError,
     ResourceError,
@@ -333,3 +334,20 @@ def test_gemma_loses_a_third_of_its_vocabulary(run, gemma3: Path):
     (english,) = report.proof.texts
     assert english.loss.mean_dropped < 1e-4
     assert english.loss.max_difference == 0.0
+
+
+def test_a_source_that_is_replaced_while_it_is_read_leaves_no_variant(
+    run, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    original = trim_module.prove
+
+    def prove_and_replace(*arguments):
+        other = tmp_path / "other.gguf"
+        other.write_bytes(source.read_bytes())
+        other.replace(source)
+        return original(*arguments)
+
+    monkeypatch.setattr(trim_module, "prove", prove_and_replace)
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        run(source)
+    assert contents(tmp_path / "out") == set()

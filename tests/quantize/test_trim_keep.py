@@ -189,6 +189,17 @@ def test_a_line_that_names_no_token_is_shown(byte_level: Vocabulary, tmp_path: P
         find_tokens(byte_level, path)
 
 
+def test_a_long_line_is_clipped_and_an_editors_mark_is_no_token(
+    byte_level: Vocabulary, tmp_path: Path
+):
+    path = tmp_path / "tokens.txt"
+    path.write_text("17\n", encoding="utf-8-sig")
+    assert find_tokens(byte_level, path) == {17}
+    path.write_text("x" * 100_000)
+    with pytest.raises(UsageError, match=r"line 1: 'x{80}…' is no token"):
+        find_tokens(byte_level, path)
+
+
 def test_a_list_that_is_no_text_is_refused(byte_level: Vocabulary, tmp_path: Path):
     path = tmp_path / "tokens.txt"
     path.write_bytes(b"\xff\xfe")

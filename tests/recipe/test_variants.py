@@ -4,14 +4,18 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
-from llmedge.core.errors import UnsupportedError, UsageError
+from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
 from llmedge.gguf.reader import read_header
 from llmedge.measure.calibration import CalibrationOptions
+from llmedge.quantize.imatrix import collect_imatrix
 from llmedge.quantize.job import QuantizeOptions
 from llmedge.quantize.target import Target
 from llmedge.recipe.variants import VariantsOptions, VariantsReport, make_variants
+from llmedge.store.plan_file import PlanFile, write_plan
 from tests.convert.tiny_llama import make_llama
 from tests.fakes import RecordingProgress
+from tests.gguf.imatrix_files import write_imatrix
+from tests.gguf_files import replace_value, write_tiny_model
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
 TEXT = CalibrationOptions({"en": 1.0}, n_tokens=1024)
@@ -26,7 +30,8 @@ def make(settings, tmp_path):
         fields = {field.name for field in dataclasses.fields(QuantizeOptions)}
         own = {name: changes.pop(name) for name in list(changes) if name in fields}
         quantize = dataclasses.replace(quantize, **own)
-        options = VariantsOptions(calibration=TEXT, quantize=quantize, **changes)
+        changes.setdefault("calibration", TEXT)
+        options = VariantsOptions(quantize=quantize, **changes)
         return make_variants(source, options, settings, RecordingProgress(), said.append)
 
     make.said = said
@@ -158,3 +163,66 @@ def test_no_file_of_a_run_takes_the_place_of_another(make, tiny_model, tmp_path,
         make(given, overwrite=True, **changes)
     assert given.read_bytes() == before
     assert not output.exists()
+
+
+def test_types_for_floats_are_refused_before_anything_is_computed(make, tiny_model, home):
+    with pytest.raises(UsageError, match="F16 keeps every tensor a float"):
+        make(tiny_model, mixes=("Q4_0", "F16"), tensor_types=("output.weight=Q8_0",))
+    assert not (home / "imatrix").exists()
+
+
+def plan_file(path, **changes):
+    plan = PlanFile(
+        model="tiny",
+        architecture="llama",
+        base="Q4_K_M",
+        types={"output.weight": "Q6_K"},
+        target="MINE",
+        kernels="generic",
+        weights={},
+        bits_per_weight=5.0,
+        predicted_kld=0.01,
+    )
+    write_plan(path, dataclasses.replace(plan, **changes))
+    return path
+
+
+def test_tensors_that_a_plan_does_not_name_are_counted(make, tiny_model, tmp_path):
+    make(tiny_model, plan=plan_file(tmp_path / "plan.json"), wants_imatrix=False)
+    assert any("does not name 8 of 9 tensors" in line for line in make.said)
+
+
+def test_a_plan_on_floats_is_refused(make, tiny_model, tmp_path):
+    with pytest.raises(UsageError, match="F32 keeps every tensor a float"):
+        make(tiny_model, plan=plan_file(tmp_path / "plan.json", base="F32"))
+
+
+def test_a_source_replaced_after_it_was_calibrated_is_an_error(
+    make, tiny_copy, tmp_path, monkeypatch
+):
+    def collect_and_replace(source, *arguments):
+        report = collect_imatrix(source, *arguments)
+        write_tiny_model(tmp_path / "other.gguf", seed=1).replace(source)
+        return report
+
+    monkeypatch.setattr("llmedge.recipe.variants.collect_imatrix", collect_and_replace)
+    with pytest.raises(IntegrityError, match="another file than the one that was measured"):
+        make(tiny_copy, mixes=("Q4_0",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_chat_template_leaves_conversations_out_and_that_is_said(make, tmp_path):
+    source = write_tiny_model(
+        tmp_path / "broken.gguf",
+        change=lambda writer: replace_value(writer, "tokenizer.chat_template", "{% for %}"),
+    )
+    text = CalibrationOptions({"en": 1.0, "chat": 1.0}, n_tokens=1024)
+    (report,) = make(source, mixes=("Q4_0",), calibration=text).variants
+    assert report.coverage is not None
+    assert any(line.startswith("chat is left out") for line in make.said)
+
+
+def test_an_importance_matrix_is_no_source(make, tmp_path):
+    path = write_imatrix(tmp_path / "i.gguf", {"output.weight": ([[1.0]], [1.0])})
+    with pytest.raises(UnsupportedError, match="is an importance matrix, not a model"):
+        make(path)

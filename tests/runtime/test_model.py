@@ -13,6 +13,7 @@ from llmedge.core.errors import (
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.handle import ClosedHandleError
 from llmedge.runtime.model import LOAD_MODES, Model, ModelOptions
+from tests.gguf.imatrix_files import write_imatrix
 from tests.gguf_files import replace_value, write_tiny_model
 
 
@@ -98,6 +99,13 @@ def test_a_part_of_a_split_model_is_refused(tmp_path: Path):
     path = write_tiny_model(tmp_path / "part.gguf", change=lambda w: w.add_uint16("split.count", 3))
     with pytest.raises(UnsupportedError, match="one of 3 parts"):
         Model.load(path)
+
+
+def test_an_importance_matrix_is_no_model(tmp_path: Path):
+    path = write_imatrix(tmp_path / "i.gguf", {"output.weight": ([[1.0]], [1.0])})
+    with pytest.raises(UnsupportedError, match=r"i\.gguf is an importance matrix") as caught:
+        Model.load(path)
+    assert "--imatrix" in caught.value.hint
 
 
 def test_a_closed_model_is_an_error_and_not_a_crash(tiny_model: Path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llmedge.core.errors import IntegrityError
-from llmedge.gguf.quant_types import BY_NAME
+from llmedge.gguf.quant_types import BY_NAME, WRITTEN
 from llmedge.runtime.row_quantizer import quantize_rows
 
 ROWS = np.random.default_rng(0).standard_normal((8, 512), np.float32)
@@ -60,3 +60,9 @@ def test_what_is_too_large_for_a_type_is_refused():
     with pytest.raises(IntegrityError, match="too large for F16"):
         quantize_rows(BY_NAME["F16"], large)
     quantize_rows(BY_NAME["BF16"], large)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_every_type_that_is_offered_can_be_written(name: str):
+    data = quantize_rows(BY_NAME[name], ROWS, np.ones(512, np.float32))
+    assert data.size == 8 * BY_NAME[name].row_bytes(512)

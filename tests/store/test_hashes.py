@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from llmedge.core.errors import IntegrityError
 from llmedge.store.hashes import remembered_hash
 from tests.fakes import RecordingProgress
 
@@ -48,3 +49,23 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(path: Path, tmp_path: Path
     blocked = tmp_path / "file"
     blocked.touch()
     assert remembered_hash(path, blocked, RecordingProgress()) == sha256(path)
+
+
+class ReplacingProgress(RecordingProgress):
+    """Puts another file of the same size in place while one is read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    def task(self, description: str, *, total: float, unit: str):
+        other = self._path.with_name("other")
+        other.write_bytes(b"FUGG" * 1000)
+        other.replace(self._path)
+        return super().task(description, total=total, unit=unit)
+
+
+def test_a_file_that_is_replaced_meanwhile_gets_no_hash(path: Path, tmp_path: Path):
+    with pytest.raises(IntegrityError, match=r"model\.gguf changed while it was read"):
+        remembered_hash(path, tmp_path / "state", ReplacingProgress(path))
+    assert not (tmp_path / "state").exists()

@@ -34,3 +34,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     journal = Journal(tmp_path / "file" / "facts.jsonl")
     with pytest.raises(NotFoundError, match="file"):
         journal.add({"a": (1.0,)})
+
+
+@pytest.mark.parametrize("line", [b'{"a\xff": [1]}', b"\xff", b'{"a": [null]}', b'{"a": [1e999]}'])
+def test_a_damaged_line_is_lost_and_no_other(tmp_path, line: bytes):
+    path = tmp_path / "facts.jsonl"
+    path.write_bytes(b'{"first": [1]}\n' + line + b'\n{"last": [2]}\n')
+    journal = Journal(path)
+    assert (journal["first"], journal["last"]) == ((1.0,), (2.0,))
+    assert "a" not in journal
