@@ -13,11 +13,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from llmedge.core.closable import Closable
 from llmedge.core.errors import IntegrityError, ResourceError, UnsupportedError, UsageError
-from llmedge.gguf.imatrix_file import read_imatrix
 from llmedge.gguf.quant_types import BY_NAME
 from llmedge.host.child import Child, ChildDied, Talk
 from llmedge.runtime.library import collected_errors, library, log_listener
@@ -26,8 +23,6 @@ from llmedge.runtime.model import native_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from llmedge.gguf.reader import Header, TensorInfo
 
@@ -236,24 +231,15 @@ def _call(source: Path, target: Any, options: QuantizerOptions, *, dry_run: bool
         params.tt_overrides = _type_array(lib, options.types)
     if options.metadata:
         params.kv_overrides = _metadata_array(lib, options.metadata)
-    imatrix = read_imatrix(options.imatrix) if options.imatrix else None
-    if imatrix is not None:
-        params.imatrix = _imatrix_array(lib, imatrix.weights)
-    elif options.expects_imatrix and dry_run:
-        params.imatrix = _imatrix_array(lib, {"any": np.ones((1, 1), np.float32)})
+    if options.imatrix is not None or (options.expects_imatrix and dry_run):
+        # numpy is loaded where it is needed alone: 16 MiB beside a quantizer of bounded memory.
+        from llmedge.runtime.imatrix_argument import imatrix_argument
+
+        params.imatrix = imatrix_argument(lib, options.imatrix)
     with collected_errors() as errors:
         code = lib.llama_model_quantize(native_path(source), target, ctypes.byref(params))
     if code != 0:
         raise _quantize_error(source, errors, code)
-
-
-def _imatrix_array(lib: Any, weights: Mapping[str, NDArray[np.float32]]) -> Any:
-    """Return an importance matrix as llama.cpp takes it, in the memory of `weights`."""
-    array = (lib.llama_model_imatrix_data * (len(weights) + 1))()  # it ends in an empty entry
-    for entry, (name, values) in zip(array, weights.items(), strict=False):
-        entry.name, entry.size = name.encode(), values.size
-        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    return array
 
 
 def _type_array(lib: Any, types: Mapping[str, str]) -> Any:

@@ -6,6 +6,7 @@ import pytest
 
 from llmedge.core.errors import UnsupportedError, UsageError
 from llmedge.gguf.mixes import MIXES, Mix, find_mix, require_imatrix
+from llmedge.runtime.library import library
 
 REQUIRED = ["Q4_0", "Q4_1", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS", "Q5_K_M", "Q6_K", "Q8_0", "F16"]
 
@@ -15,7 +16,7 @@ def test_the_mixes_that_are_promised_are_there():
 
 
 def test_the_numbers_are_llama_cpps_own():
-    import llama_cpp.llama_cpp as lib
+    lib = library()
 
     for mix in MIXES.values():
         prefix = "LLAMA_FTYPE_ALL_" if mix.name == "F32" else "LLAMA_FTYPE_MOSTLY_"
@@ -43,7 +44,7 @@ def test_a_mix_that_needs_an_importance_matrix_is_refused_without_one():
 
 
 def test_every_mix_of_llama_cpp_is_there_but_the_one_that_it_refuses_itself():
-    import llama_cpp.llama_cpp as lib
+    lib = library()
 
     numbers = {getattr(lib, name): name for name in dir(lib) if name.startswith("LLAMA_FTYPE_")}
     left = set(numbers) - {mix.ftype for mix in MIXES.values()}
@@ -55,7 +56,7 @@ def test_every_mix_of_llama_cpp_is_there_but_the_one_that_it_refuses_itself():
 
 @pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
 def test_a_mix_uses_an_importance_matrix_when_its_base_type_rounds_otherwise_with_one(mix: Mix):
-    import llama_cpp.llama_cpp as lib
+    lib = library()
 
     if mix.imatrix == "requires" and mix.name != "Q2_K_S":
         return  # ggml aborts on some of them without one

@@ -5,11 +5,12 @@ import gguf
 import pytest
 
 from llmedge.gguf.quant_types import BY_ID, BY_NAME, F16, F32
+from llmedge.runtime.library import library
 
 
 @pytest.fixture(scope="module")
 def ggml() -> ctypes.CDLL:
-    import llama_cpp.llama_cpp as lib
+    lib = library()
 
     folder = Path(lib.__file__).parent / "lib"
     found = sorted(folder.glob("*ggml-base*"), key=lambda path: len(path.name))
@@ -28,9 +29,8 @@ def test_the_table_is_llama_cpps_own(ggml: ctypes.CDLL):
 
 
 def test_the_table_has_every_type_that_llama_cpp_has(ggml: ctypes.CDLL):
-    from llama_cpp.llama_cpp import GGML_TYPE_COUNT
-
-    alive = {number for number in range(GGML_TYPE_COUNT) if ggml.ggml_blck_size(number)}
+    n_types = library().GGML_TYPE_COUNT
+    alive = {number for number in range(n_types) if ggml.ggml_blck_size(number)}
     assert alive == set(BY_ID)
 
 

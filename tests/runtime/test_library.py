@@ -61,7 +61,7 @@ def test_the_spin_setting_is_in_force_before_openmp_is_loaded():
         "import os\n"
         "for name in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY'): os.environ.pop(name, None)\n"
         "import sys; from llmedge.runtime.library import library; library()\n"
-        "assert os.environ['GOMP_SPINCOUNT'] == '1000'; print('llama_cpp' in sys.modules)"
+        "assert os.environ['GOMP_SPINCOUNT'] == '1000'; print('llama_cpp.llama_cpp' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr

@@ -12,6 +12,7 @@ from llmedge.core.errors import (
 )
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.handle import ClosedHandleError
+from llmedge.runtime.library import library
 from llmedge.runtime.model import LOAD_MODES, Model, ModelOptions
 from tests.gguf.imatrix_files import write_imatrix
 from tests.gguf_files import replace_value, write_tiny_model
@@ -35,7 +36,7 @@ def test_every_load_mode_loads_the_same_model(tiny_model: Path, mode: str):
 
 
 def test_load_modes_are_llama_cpps_numbers():
-    import llama_cpp.llama_cpp as lib
+    lib = library()
 
     names = {"auto": "AUTO", "read": "NONE", "direct": "DIRECT_IO", "mmap+mlock": "MMAP_MLOCK"}
     for mode, number in LOAD_MODES.items():
