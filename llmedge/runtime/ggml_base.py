@@ -52,6 +52,7 @@ _POINTER, _SIZE, _INT, _INT64 = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ggml_backend_buffer_is_host": (ctypes.c_bool, [_POINTER]),
     "ggml_backend_tensor_get": (None, [_POINTER, _POINTER, _SIZE, _SIZE]),
+    "ggml_commit": (ctypes.c_char_p, []),
     "ggml_get_type_traits": (ctypes.POINTER(_TypeTraits), [_INT]),
     "ggml_op_name": (ctypes.c_char_p, [_INT]),
     "ggml_quantize_chunk": (

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from llmedge.core import interrupts
 from llmedge.core.errors import UnsupportedError
 from llmedge.core.settings import prepare_openmp
+from llmedge.runtime.ggml_base import base_library
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -179,13 +180,7 @@ def _binding_version() -> str:
 
 
 def _commit() -> str:
-    ggml = importlib.import_module("llama_cpp._ggml")  # came with the bindings
-    try:
-        function = ggml.libggml.ggml_commit
-    except AttributeError:  # Windows looks into one library only, and this is in ggml-base
-        return "unknown"
-    function.restype = ctypes.c_char_p
-    return str(function().decode()).removesuffix("-dirty")
+    return str(base_library().ggml_commit().decode()).removesuffix("-dirty")
 
 
 def _parse_features(system_info: str) -> tuple[str, ...]:
