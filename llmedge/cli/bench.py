@@ -74,5 +74,6 @@ def _table(results: list[BenchResult]) -> Table:
 
 
 def format_rate(rate: Rate) -> str:
-    """Format a rate with its standard deviation."""
-    return f"{rate.mean:.1f} ± {rate.standard_deviation:.1f}"
+    """Format a rate with its standard deviation, where there are several samples."""
+    spread = f" ± {rate.standard_deviation:.1f}" if len(rate.samples) > 1 else ""
+    return f"{rate.mean:.1f}{spread}"

@@ -40,17 +40,42 @@ class CalibrationFlags:
     calibration_tokens: Annotated[
         int, typer.Option(min=512, max=1 << 30, help="Tokens to calibrate with, at most.")
     ] = 20_480
-    seed: Annotated[int, typer.Option(help="Draw other pieces of longer texts.")] = 0
+    seed: Annotated[
+        int, typer.Option(help="Which pieces of longer texts are drawn; any number.")
+    ] = 0
+    lang: Annotated[
+        str | None,
+        typer.Option(
+            help="Languages of the product, hi,ta,en: texts and conversations in them, and a "
+            "little English.",
+            show_default=False,
+        ),
+    ] = None
 
     def calibration_options(self) -> CalibrationOptions:
         """Return what to calibrate with.
 
         Raises:
-            UsageError: A weight cannot be meant, or weights and a preset are both given.
+            UsageError: A weight cannot be meant, or shares are said in two ways.
             NotFoundError: What is given is neither a file nor a preset.
         """
-        from llmedge.measure.calibration import PRESETS, CalibrationOptions, parse_weights
+        from llmedge.measure.calibration import (
+            PRESETS,
+            CalibrationOptions,
+            language_weights,
+            parse_weights,
+        )
 
+        if self.lang is not None:
+            if self.calibration or self.calibration_weights:
+                raise UsageError(
+                    "--lang and a calibration text both say what counts",
+                    "give shares of languages with --calibration-weights hi=0.6,en=0.4",
+                )
+            weights = language_weights([code.strip() for code in self.lang.split(",")])
+            return CalibrationOptions(
+                weights=weights, n_tokens=self.calibration_tokens, seed=self.seed
+            )
         given = self.calibration or []
         presets = [name for name in dict.fromkeys(given) if name in PRESETS]
         files = tuple(Path(name) for name in dict.fromkeys(given) if name not in PRESETS)

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llmedge.cli.bench import contention_note, format_rate
-from llmedge.cli.options import ModelsArgument, RunFlags, ShowFlags, grouped, model_path
+from llmedge.cli.options import (
+    ModelsArgument,
+    RunFlags,
+    ShowFlags,
+    grouped,
+    model_path,
+)
 from llmedge.cli.output import (
     Table,
     make_progress,
@@ -18,6 +24,7 @@ from llmedge.cli.output import (
     terminal_width,
     write,
 )
+from llmedge.cli.source import source_path
 from llmedge.core.errors import UsageError
 from llmedge.core.units import format_mb, format_mib
 
@@ -59,7 +66,8 @@ class MeasureFlags:
         str, typer.Option(help="Shipped texts, by language: en,hi. The worst one counts.")
     ] = "en"
     chunks: Annotated[
-        int | None, typer.Option(min=1, help="Most chunks of each text.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Most chunks of each text; all by default.", show_default=False),
     ] = None
     n_prompt: Annotated[int, typer.Option(min=1, help="Tokens of prompt processing.")] = 512
     n_gen: Annotated[int, typer.Option(min=1, help="Tokens of token generation.")] = 128
@@ -97,7 +105,11 @@ class MeasureFlags:
 def choose_command(
     models: ModelsArgument,
     reference: Annotated[
-        str, typer.Option(help="What the variants were made from.", metavar="MODEL")
+        str,
+        typer.Option(
+            help="What the variants were made from: a GGUF file; of a name, the largest variant.",
+            metavar="MODEL",
+        ),
     ],
     svg: Annotated[
         Path | None, typer.Option(help="Draw into this file, too.", show_default=False)
@@ -122,7 +134,7 @@ def choose_command(
     settings = load_settings()
     options = measure.options(limits.rule(), run, settings)
     paths = [model_path(model) for model in models]
-    choice = choose(paths, model_path(reference), options, settings, make_progress())
+    choice = choose(paths, source_path(reference), options, settings, make_progress())
     if svg is not None:
         _write_svg(choice, svg)
     if show.chosen == "table":
@@ -163,11 +175,13 @@ def _tell(choice: Choice) -> None:
     for candidate in choice.candidates:
         if candidate.bench.is_contended:
             note(contention_note(candidate.bench))
+        if candidate.is_reference:
+            note(f"{candidate.model} is the reference itself: shown, and not recommended")
     chosen = choice.recommended
     if not choice.is_within_limits:
         note("none of the variants is as good as the limits want")
     note(
-        f"recommended: {chosen.model} ({choice.rule})\n"
+        f"recommended: {chosen.model} ({chosen.reason})\n"
         f"{choice.n_measured} figures were measured now, {choice.n_recorded} were on record"
         + ("; --fresh measures them again" if choice.n_recorded else "")
     )

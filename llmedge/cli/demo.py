@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def demo_command() -> None:
-    """Run the whole journey on a small embedded model: about a minute, nothing is downloaded."""
+    """Run the whole journey on a small embedded model.
+
+    It takes about a minute; nothing is downloaded.
+    """
     from llmedge.core.settings import load_settings
     from llmedge.recipe.demo import run_demo
 

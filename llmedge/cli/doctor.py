@@ -12,7 +12,10 @@ _MARKS = {"ok": "✓", "note": "•", "problem": "✗"}
 
 @grouped
 def doctor_command(*, show: ShowFlags) -> None:
-    """Look at this machine, and say how to mend what is wrong; exit code 4 for a problem."""
+    """Look at this machine; say how to mend what is wrong.
+
+    Exits with 4 where there is a problem.
+    """
     from llmedge.core.settings import load_settings
     from llmedge.recipe.doctor import examine
 

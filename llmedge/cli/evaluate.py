@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llmedge.cli.evaluate_chat import ChatFlags, evaluate_chat
-from llmedge.cli.options import ModelsArgument, RunFlags, ShowFlags, grouped, model_path
-from llmedge.cli.output import Table, make_progress, show_results
+from llmedge.cli.options import (
+    ModelsArgument,
+    RunFlags,
+    ShowFlags,
+    grouped,
+    model_path,
+)
+from llmedge.cli.output import Table, make_progress, note, show_results
+from llmedge.cli.source import source_path
 from llmedge.core.errors import UsageError
 from llmedge.core.units import format_mb
 
@@ -29,7 +36,11 @@ class ReferenceFlags:
 
     reference: Annotated[
         str | None,
-        typer.Option(help="What the variants were made from.", metavar="MODEL", show_default=False),
+        typer.Option(
+            help="What the variants were made from: a GGUF file; of a name, the largest variant.",
+            metavar="MODEL",
+            show_default=False,
+        ),
     ] = None
     base: Annotated[
         Path | None,
@@ -78,7 +89,8 @@ class TextFlags:
         typer.Option(help="A UTF-8 text instead; may be repeated.", show_default=False),
     ] = None
     chunks: Annotated[
-        int | None, typer.Option(min=1, help="Most chunks of each text.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Most chunks of each text; all by default.", show_default=False),
     ] = None
 
     def corpora(self) -> tuple[Corpus, ...]:
@@ -123,10 +135,11 @@ def evaluate_command(
     run: RunFlags,
     show: ShowFlags,
 ) -> None:
-    """Measure what quantizing cost: KL divergence, agreement, perplexity.
+    """Measure what quantizing cost, or check answers.
 
-    A text is read in chunks of --ctx tokens; the second half of each is compared. With --chat no
-    reference is needed: chrF of the answers, their script, and whether they are whole.
+    It is said in KL divergence, share of equal first choices and perplexity. A text is read in
+    chunks of --ctx tokens; the second half of each is compared. With --chat no reference is
+    needed: chrF of the answers, their script, and whether they are whole.
     """
     from llmedge.core.settings import load_settings
 
@@ -156,7 +169,10 @@ def _with_reference(
         run.context_options(settings.threads, default_ctx=512),
         against.save_base,
     )
-    reference = model_path(against.reference or "")
+    reference = source_path(against.reference or "")
+    for path in paths:
+        if path.samefile(reference):
+            note(f"{path.name} is the reference itself: it loses nothing")
     return evaluate(paths, reference, options, settings, make_progress())
 
 

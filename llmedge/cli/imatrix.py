@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmedge.cli.calibration import CalibrationFlags
-from llmedge.cli.options import ShowFlags, ThreadsOption, grouped, model_path
+from llmedge.cli.options import ShowFlags, ThreadsOption, grouped
 from llmedge.cli.output import Table, make_progress, note, show_results
+from llmedge.cli.source import source_path
 from llmedge.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _report(source: str, flags: ImatrixFlags, calibration: CalibrationFlags) -> 
         raise UsageError("--merge needs a file to write", "add -o joined.gguf")
     path = Path(source)
     is_model = not (path.is_file() and is_imatrix(path))
-    model = model_path(source) if is_model else None
+    model = source_path(source) if is_model else None
     if flags.output is not None:
         texts = [Path(text) for text in calibration.calibration or []]
         others = [*texts, *([model] if model else [])]

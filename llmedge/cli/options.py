@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hin
 
 import typer
 
-from llmedge.core.errors import UnsupportedError
+from llmedge.core.errors import NotFoundError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from llmedge.runtime.context import ContextOptions
@@ -67,8 +67,8 @@ class RunFlags:
         typer.Option(
             min=0,
             max=MAX_CTX,
-            help="Tokens of context; 0: as trained. By default 4096, in bench and evaluate what is "
-            "measured.",
+            help="Tokens of context; 0: as trained. By default 4096 in serve and chat, 512 in "
+            "evaluate and choose (1024 with --chat), in bench what is measured.",
             show_default=False,
         ),
     ] = None
@@ -175,14 +175,35 @@ def model_path(reference: str) -> Path:
     """Return the file that a reference on the command line names.
 
     Raises:
-        UsageError: It is no reference.
+        UsageError: It is no reference, or a checkpoint's folder.
         NotFoundError: There is no such model.
     """
     from llmedge.core.settings import load_settings
     from llmedge.store.catalog import resolve
     from llmedge.store.reference import parse_reference
 
-    return resolve(load_settings(), parse_reference(reference))
+    try:
+        return resolve(load_settings(), parse_reference(reference))
+    except (NotFoundError, UsageError):
+        _refuse_checkpoint(reference)
+        raise
+
+
+def _refuse_checkpoint(text: str) -> None:
+    folder = Path(text)
+    try:
+        is_checkpoint = (folder / "config.json").is_file()
+    except OSError:  # a name too long for any file
+        return
+    if is_checkpoint:
+        from llmedge.convert.general import checkpoint_name
+        from llmedge.store.reference import model_name
+
+        name = model_name(Path(f"{checkpoint_name(folder)}.gguf"))
+        raise UsageError(
+            f"{text} is a checkpoint, and a GGUF file is wanted",
+            f"llmedge convert {text} -t BF16; then it is {name}:BF16",
+        )
 
 
 def grouped(function: FunctionT) -> FunctionT:

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llmedge.cli.calibration import CalibrationFlags
-from llmedge.cli.options import MAX_CTX, ShowFlags, ThreadsOption, grouped, model_path
+from llmedge.cli.options import MAX_CTX, ShowFlags, ThreadsOption, grouped
 from llmedge.cli.output import Table, make_progress, note, show_results
+from llmedge.cli.quantize_notes import note_search, note_variant, shown_types
+from llmedge.cli.source import source_path
 from llmedge.core.errors import UsageError
 from llmedge.core.units import format_mb, parse_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmedge.measure.calibration import CalibrationOptions
     from llmedge.quantize.job import QuantizeOptions, VariantReport
     from llmedge.quantize.judge import Judgement
     from llmedge.quantize.search import SearchReport
     from llmedge.quantize.target import Target
     from llmedge.recipe.variants import VariantsOptions
 
-_MAX_TYPES_SHOWN = 4
 _N_CTX = 4096  # the context that --target-ram counts by default
 _TARGETS = "one of --target-size, --target-bpw, --target-ram, --max-kld"
 
@@ -93,26 +93,35 @@ class TargetFlags:
 
     target_size: Annotated[
         str | None,
-        typer.Option(help="Bytes of the file.", metavar="SIZE", show_default=False),
+        typer.Option(
+            help="The most that the file may take, such as 1.9GB or 95MB.",
+            metavar="SIZE",
+            show_default=False,
+        ),
     ] = None
     target_bpw: Annotated[
-        float | None, typer.Option(help="Bits per weight over all tensors.", show_default=False)
+        float | None,
+        typer.Option(help="Most bits per weight over all tensors: 4.5.", show_default=False),
     ] = None
     target_ram: Annotated[
         str | None,
         typer.Option(
-            help="Memory while it runs with --ctx tokens.", metavar="SIZE", show_default=False
+            help="Most memory while it runs with --ctx tokens: 3GiB.",
+            metavar="SIZE",
+            show_default=False,
         ),
     ] = None
     max_kld: Annotated[
         float | None,
         typer.Option(
-            help="The most KL divergence, in nats; the smallest file.", show_default=False
+            help="Most KL divergence in nats; the smallest file. 0.02 is hardly noticed, 0.1 is "
+            "usual for 4 bits.",
+            show_default=False,
         ),
     ] = None
     plan: Annotated[
         Path | None,
-        typer.Option(help="A plan that --save-plan wrote, or yours.", show_default=False),
+        typer.Option(help="Types that --save-plan wrote, or yours.", show_default=False),
     ] = None
     save_plan: Annotated[
         Path | None, typer.Option(help="Write the measured plan here.", show_default=False)
@@ -120,10 +129,6 @@ class TargetFlags:
     kernels: Annotated[
         Literal["arm", "avx2", "hexagon", "generic"] | None,
         typer.Option(help="Use only types that are fast there.", show_default="generic"),
-    ] = None
-    lang: Annotated[
-        str | None,
-        typer.Option(help="Languages that count: hi,ta,en.", show_default=False),
     ] = None
     ctx: Annotated[
         int | None,
@@ -172,6 +177,11 @@ class TargetFlags:
         """Refuse a flag that changes nothing without a target, or without one of memory."""
         if not targets:
             for flag, value in (("--save-plan", self.save_plan), ("--kernels", self.kernels)):
+                if value is not None and self.plan is not None:
+                    raise UsageError(
+                        f"{flag} does not go with --plan: the plan says the types already",
+                        "leave it away",
+                    )
                 if value is not None:
                     raise UsageError(f"{flag} is for a measured plan", f"add {_TARGETS}")
         if self.target_ram is None:
@@ -207,17 +217,21 @@ def quantize_command(
     calibration: CalibrationFlags,
     show: ShowFlags,
 ) -> None:
-    """Make quantized variants: by llama.cpp's mixes, or by a measured plan for a target."""
+    """Make quantized variants, by a mix or for a target.
+
+    A mix gives the same types to the same places of every model. For a target, the harm of rounding
+    each tensor is measured, and the types with the least harm that fit are taken.
+    """
     from llmedge.core.settings import load_settings
     from llmedge.recipe.variants import make_variants
 
     options = _options(type_ or [], flags, target, calibration)
-    path = Path(source) if Path(source).is_dir() else model_path(source)
+    path = Path(source) if Path(source).is_dir() else source_path(source)
     report = make_variants(path, options, load_settings(), make_progress(), note)
     for variant in (*report.variants, *(search.variant for search in report.searches)):
-        _note(variant)
+        note_variant(variant)
     for search in report.searches:
-        _note_search(search)
+        note_search(search)
         if target.save_plan is not None and search.is_plan is not True:
             note(f"{target.save_plan} was not written: no plan was taken")
     results = report.searches or report.variants
@@ -239,6 +253,12 @@ def _options(
         raise UsageError("a mix and a target exclude each other", "leave -t or the target away")
     if flags.imatrix is not None and flags.no_imatrix:
         raise UsageError("--imatrix and --no-imatrix exclude each other", "leave one away")
+    has_own = flags.no_imatrix or flags.imatrix is not None
+    if calibration.lang is not None and has_own and chosen is None:
+        raise UsageError(
+            "--lang says what an importance matrix is computed on, and none is computed",
+            "leave --lang away, or --no-imatrix and --imatrix",
+        )
     if flags.tensor_type and (chosen is not None or target.plan is not None):
         raise UsageError(
             "--tensor-type goes with a mix", "edit the plan instead: --save-plan, then --plan"
@@ -247,7 +267,7 @@ def _options(
     if is_one_file and len({name.upper() for name in mixes}) > 1:
         raise UsageError(f"{flags.output} is one file for {len(mixes)} mixes", "name a folder")
     return VariantsOptions(
-        calibration=_calibration(target.lang, calibration),
+        calibration=calibration.calibration_options(),
         mixes=tuple(mixes),
         target=chosen,
         plan=target.plan,
@@ -261,61 +281,6 @@ def _options(
     )
 
 
-def _calibration(lang: str | None, flags: CalibrationFlags) -> CalibrationOptions:
-    """Return the text: what is said of it, else what fits the languages."""
-    from llmedge.measure.calibration import language_weights
-
-    options = flags.calibration_options()
-    if lang is None:
-        return options
-    if flags.calibration or flags.calibration_weights:
-        raise UsageError(
-            "--lang and a calibration text both say what counts",
-            "give shares of languages with --calibration-weights hi=0.6,en=0.4",
-        )
-    codes = [code.strip() for code in lang.split(",")]
-    return dataclasses.replace(options, weights=language_weights(codes))
-
-
-def _note(report: VariantReport) -> None:
-    for group in report.fallbacks:
-        note(
-            f"{report.variant}: {group.n_tensors} tensors are {group.got} instead of "
-            f"{group.wanted}, whose blocks their rows do not fit (such as {group.example})"
-        )
-    coverage = report.coverage
-    if coverage is not None and coverage.uncovered:
-        note(
-            f"{report.variant}: the importance matrix does not cover {len(coverage.uncovered)} "
-            f"tensors (such as {coverage.uncovered[0]})"
-        )
-    for unreached in coverage.unreached if coverage is not None else ():
-        note(f"{report.variant}: no token reached {unreached}")
-
-
-def _note_search(report: SearchReport) -> None:
-    if report.plan is None:
-        return
-    if report.stock is None or report.difference is None:
-        note(f"{report.target}: no mix of llama.cpp's own is as small with these types")
-        return
-    mean, low, high = report.difference
-    stock = report.stock.mean_kld
-    change = f"{report.plan.mean_kld / stock - 1:+.0%}; " if stock else ""
-    verdict = "the plan is taken" if report.is_plan else f"{report.stock_mix} is taken instead"
-    note(
-        f"{report.target}: KL divergence {report.plan.mean_kld:.4f} on held-out text, "
-        f"{report.stock_mix} {stock:.4f} ({change}difference a chunk "
-        f"{mean:+.4f}, 95 % from {low:+.4f} to {high:+.4f}): {verdict}"
-    )
-
-
-def _types(report: VariantReport) -> str:
-    shown = [f"{n} {name}" for name, n in report.types.items() if name != "F32"]
-    more = len(shown) - _MAX_TYPES_SHOWN
-    return ", ".join(shown[:_MAX_TYPES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
 def _table(reports: tuple[VariantReport, ...]) -> Table:
     return Table(
         ("variant", "size>", "bits/weight>", "tensors", "fallbacks>", "seconds>", "file"),
@@ -324,7 +289,7 @@ def _table(reports: tuple[VariantReport, ...]) -> Table:
                 report.variant,
                 format_mb(report.file_bytes),
                 f"{report.bits_per_weight:.2f}",
-                _types(report),
+                shown_types(report),
                 f"{report.n_fallbacks} of {report.n_tensors}",
                 f"{report.quantize_s:.1f}" if report.sha256 else "planned",
                 str(report.path),
@@ -346,14 +311,24 @@ def _search_table(reports: tuple[SearchReport, ...]) -> Table:
                 format_mb(variant.file_bytes),
                 f"{variant.bits_per_weight:.2f}",
                 *_measured(kept, f"~{report.predicted_kld:.4f}"),
-                _types(variant),
+                shown_types(variant),
                 str(variant.path),
             )
         )
         other = report.stock if report.is_plan else report.plan
         if report.stock is not None and other is not None:
             name = report.stock_mix if report.is_plan else "plan"
-            rows.append((f"{name}, for comparison", "", "", *_measured(other, ""), "", ""))
+            n_bytes, bits = report.other_bytes or 0, report.other_bits_per_weight or 0.0
+            rows.append(
+                (
+                    f"{name}, for comparison",
+                    format_mb(n_bytes),
+                    f"{bits:.2f}",
+                    *_measured(other, ""),
+                    "",
+                    "",
+                )
+            )
     return Table(tuple(columns.split()), rows)
 
 

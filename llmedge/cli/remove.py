@@ -9,7 +9,10 @@ from llmedge.core.units import format_mb
 
 
 def remove_command(models: ModelsArgument, *, yes: YesOption = False) -> None:
-    """Delete variants from the store; name:VARIANT each, or a name for all of its variants."""
+    """Delete variants from the store.
+
+    name:VARIANT each, or a name for all of its variants.
+    """
     from llmedge.core.settings import load_settings
     from llmedge.store.catalog import find_all, remove
     from llmedge.store.reference import parse_reference

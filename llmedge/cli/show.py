@@ -58,7 +58,10 @@ def show_command(
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
     show: ShowFlags,
 ) -> None:
-    """Show a GGUF file: metadata, quant types, real bits per weight, memory at a context."""
+    """Show a GGUF file: metadata, quant types, memory.
+
+    Bits per weight are real ones, over all tensors; memory is that at a context of --ctx tokens.
+    """
     from llmedge.gguf.memory import KvCacheOptions, estimate_memory
     from llmedge.gguf.reader import read_header
 

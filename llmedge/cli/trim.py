@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from llmedge.quantize.trim_proof import TextProof
 
 
+_MAX_SCRIPTS = 15  # of the most tokens; the rest are counted together
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrimFlags:
     """What to keep, and how."""
@@ -75,7 +78,7 @@ def trim_command(
     flags: TrimFlags,
     show: ShowFlags,
 ) -> None:
-    """Make a variant without the vocabulary that some languages never use.
+    """Make a variant without the vocabulary of other languages.
 
     The trimmed model is compared with its original on held-out texts before it gets its name.
     """
@@ -109,31 +112,33 @@ def _text_note(text: TextProof) -> str:
     return (
         f"{text.text}: {text.n_cut_alike} of {text.n_paragraphs} paragraphs are cut alike "
         f"({text.n_tokens_before} tokens before, {text.n_tokens} now); dropped probability "
-        f"{loss.mean_dropped:.5%}, at most {loss.max_dropped:.4%}; logits of kept tokens differ "
-        f"by at most {loss.max_difference:.3g} at {loss.n_compared} positions"
+        f"{loss.mean_dropped:.5%}, at the worst position {loss.max_dropped:.4%}; "
+        f"logits of kept tokens differ by at most {loss.max_difference:.3g} "
+        f"at {loss.n_compared} positions"
     )
 
 
 def _plan_table(report: TrimReport) -> Table:
+    rows = [(row.script, row.n_kept, row.n_dropped) for row in report.counts]
+    rest = rows[_MAX_SCRIPTS:]
+    if len(rest) > 1:
+        kept = sum(n_kept for _, n_kept, _ in rest)
+        dropped = sum(n_dropped for _, _, n_dropped in rest)
+        rows[_MAX_SCRIPTS:] = [(f"{len(rest)} others", kept, dropped)]
     return Table(
         ("script", "kept>", "dropped>", "saved>"),
         [
-            (
-                row.script,
-                str(row.n_kept),
-                str(row.n_dropped),
-                format_mb(row.n_dropped * report.row_bytes),
-            )
-            for row in report.counts
+            (script, str(kept), str(dropped), format_mb(dropped * report.row_bytes))
+            for script, kept, dropped in rows
         ],
     )
 
 
 def _table(report: TrimReport) -> Table:
-    return Table(
-        ("", "tokens>", "file>", "weights>", "kv cache>", "resident>", "tg tokens/s>"),
-        [_row("before", report.before), _row("after", report.after)],
-    )
+    columns = ("", "tokens>", "file>", "weights>", "kv cache>", "resident>", "tg tokens/s>")
+    n_shown = len(columns) if report.after.speed else len(columns) - 2
+    rows = [_row("before", report.before), _row("after", report.after)]
+    return Table(columns[:n_shown], [row[:n_shown] for row in rows])
 
 
 def _row(label: str, model: Footprint) -> tuple[str, ...]:

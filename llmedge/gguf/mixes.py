@@ -89,7 +89,9 @@ def find_mix(name: str) -> Mix:
     upper = name.upper()
     if upper in MIXES:
         return MIXES[upper]
-    close = difflib.get_close_matches(upper, MIXES, n=1, cutoff=0.5)
+    # A bare quant type means the mix of it that most take.
+    usual = [mix for mix in MIXES if mix == f"{upper}_M"]
+    close = usual or difflib.get_close_matches(upper, MIXES, n=1, cutoff=0.5)
     suggestion = f"did you mean {close[0]}? " if close else ""
     raise UsageError(f"unknown mix {name!r}", f"{suggestion}known: {', '.join(MIXES)}")
 

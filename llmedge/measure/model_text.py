@@ -22,9 +22,6 @@ class ModelText:
 
     Args:
         model: The open model.
-
-    Attributes:
-        n_bytes: UTF-8 bytes of text read so far, less what a file of conversations has around it.
     """
 
     def __init__(self, model: Model) -> None:
@@ -38,7 +35,6 @@ class ModelText:
             pass
         except IntegrityError as error:  # plain text needs none
             self._defect = error
-        self.n_bytes = 0
 
     @property
     def can_chat(self) -> bool:
@@ -70,7 +66,6 @@ class ModelText:
 
     def plain(self, text: str) -> list[int]:
         """Return the tokens of plain text, without special ones."""
-        self.n_bytes += len(text.encode("utf-8", "replace"))
         return self._vocab.tokenize(text)
 
     def chat(self, conversation: Conversation) -> list[int]:
@@ -83,7 +78,6 @@ class ModelText:
         if self._template is None:
             raise UnsupportedError("the model has no chat template")
         messages = list(conversation.messages)
-        self.n_bytes += sum(len(turn["content"].encode("utf-8", "replace")) for turn in messages)
         try:
             text = self._template.render(messages, add_generation_prompt=False)
         except UsageError:

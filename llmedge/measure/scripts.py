@@ -22,7 +22,44 @@ if TYPE_CHECKING:
 COMMON = "Common"
 _SHARED = (COMMON, "Inherited")
 _UNNAMED = ("Cn", "Co", "Cs")  # not assigned (in this Python's Unicode), private, surrogate
-_CHINESE = "CJK"  # how the names of Han characters begin
+_TELLING = 5  # letters of a second word: `HIEROGLYPH A001` is of the `Hieroglyphs`
+# Where a character's name does not begin with its script's one word. Words before it are shapes:
+# `HALFWIDTH KATAKANA LETTER A`.
+_SHAPES = frozenset(
+    [
+        "CIRCLED",
+        "COMBINING",
+        "HALFWIDTH",
+        "PARENTHESIZED",
+        "VERTICAL",
+        "MODIFIER",
+        "LETTER",
+        "LEFT-FACING",
+        "RIGHT-FACING",
+    ]
+)
+_SCRIPTS_OF_WORDS = {
+    **dict.fromkeys(("CJK", "HANGZHOU", "IDEOGRAPHIC", "KANGXI", "VIETNAMESE", "OLD"), "Han"),
+    "HENTAIGANA": "Hiragana",
+    "SQUARE": "Katakana",
+    "SLAVONIC": "Cyrillic",
+    "KOREAN": "Hangul",
+    "YIN": "Bopomofo",
+    "YANG": "Bopomofo",
+    **dict.fromkeys(("LARGE", "SMALL", "TINY"), "Avestan"),
+    "UNKNOWN": "Tangut",  # its ideographs have no names in Python
+}
+_SCRIPTS_OF_MORE_WORDS = (
+    *("Anatolian Hieroglyphs", "Bassa Vah", "Canadian Aboriginal", "Caucasian Albanian"),
+    *("Dives Akuru", "Egyptian Hieroglyphs", "Gunjala Gondi", "Hanifi Rohingya"),
+    *("Imperial Aramaic", "Inscriptional Pahlavi", "Inscriptional Parthian", "Kayah Li"),
+    *("Khitan Small Script", "Linear A", "Linear B", "Masaram Gondi", "Meetei Mayek"),
+    *("Mende Kikakui", "Meroitic Cursive", "Meroitic Hieroglyphs", "New Tai Lue"),
+    *("Nyiakeng Puachue Hmong", "Ol Chiki", "Old Hungarian", "Old Italic", "Old North Arabian"),
+    *("Old Permic", "Old Persian", "Old Sogdian", "Old South Arabian", "Old Turkic"),
+    *("Old Uyghur", "Pahawh Hmong", "Pau Cin Hau", "Psalter Pahlavi", "Sora Sompeng"),
+    *("Syloti Nagri", "Tai Le", "Tai Tham", "Tai Viet", "Warang Citi", "Zanabazar Square"),
+)
 
 SCRIPTS: Mapping[str, tuple[str, ...]] = {
     "en": ("Latin",),
@@ -80,7 +117,7 @@ def script_share(text: str, scripts: Collection[str]) -> float | None:
 def script_of(char: str) -> str:
     """Return a character's script; `Common` where it belongs to none, or is not assigned.
 
-    Scripts outside the table are called by how the names of their characters begin: `Cyrillic`.
+    Outside the table it is found by how the character's name begins.
     """
     starts, ends, names = _table()
     at = bisect_right(starts, ord(char)) - 1
@@ -88,8 +125,23 @@ def script_of(char: str) -> str:
         return COMMON if names[at] in _SHARED else names[at]
     if unicodedata.category(char) in _UNNAMED:
         return COMMON
-    first = unicodedata.name(char, "Unknown").split()[0]
-    return "Han" if first.startswith(_CHINESE) else first.title()
+    return _script_of_name(unicodedata.name(char, "UNKNOWN"))
+
+
+def _script_of_name(name: str) -> str:
+    """Return the script that a character's name speaks of.
+
+    Source: Unicode, Scripts.txt, which says the same of all characters outside the table but one,
+    `SQUARE HIRAGANA HOKA`.
+    """
+    words = name.split()
+    while len(words) > 1 and words[0] in _SHAPES:
+        del words[0]
+    named = [script for script in _SCRIPTS_OF_MORE_WORDS if script.upper().split()[0] == words[0]]
+    for script in named:
+        if len(named) == 1 or words[1].startswith(script.upper().split()[1][:_TELLING]):
+            return script
+    return _SCRIPTS_OF_WORDS.get(words[0], words[0].title())
 
 
 @functools.cache

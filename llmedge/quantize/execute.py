@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import llmedge
-from llmedge.core.errors import IntegrityError, UsageError
+from llmedge.core.errors import IntegrityError
 from llmedge.gguf.reader import read_header
 from llmedge.host.memory import require_free_disk
 from llmedge.quantize.job import (
@@ -17,6 +17,7 @@ from llmedge.quantize.job import (
     file_bytes,
     plan_report,
     prepare,
+    require_unquantized,
 )
 from llmedge.runtime.first_load import remember
 from llmedge.runtime.library import library_info
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     from llmedge.core.settings import Settings
     from llmedge.gguf.mixes import Mix
     from llmedge.runtime.quantizer import Quantizer, TensorPlan
-
-_UNQUANTIZED = ("F32", "F16", "BF16")
 
 
 def quantize(
@@ -100,9 +99,17 @@ def pinned_types(job: Job) -> dict[str, str]:
 
 
 def write(
-    quantizer: Quantizer, plan: tuple[TensorPlan, ...], target: Path, job: Job, progress: Progress
+    quantizer: Quantizer,
+    plan: tuple[TensorPlan, ...],
+    target: Path,
+    job: Job,
+    progress: Progress,
+    *,
+    label: str | None = None,
 ) -> float:
     """Write a variant's file, verify it, and return the seconds that the quantizer took.
+
+    Its progress is called `label`, else what the variant is called.
 
     Raises:
         UsageError: The source is quantized already, and that was not allowed.
@@ -110,7 +117,7 @@ def write(
         ResourceError: The disk is full, or the system killed the quantizer.
     """
     _refuse_requantizing(job, plan)
-    seconds = _run(quantizer, target, job, progress)
+    seconds = _run(quantizer, target, job, progress, label or job.variant)
     _verify(target, plan, file_bytes(job, plan))
     return seconds
 
@@ -148,26 +155,18 @@ def publish(
 
 
 def _refuse_requantizing(job: Job, plan: tuple[TensorPlan, ...]) -> None:
-    if job.options.allow_requantize:
-        return
-    changed = [tensor for tensor in plan if tensor.source_type != tensor.target_type]
-    for tensor in changed:
-        if tensor.source_type not in _UNQUANTIZED:
-            raise UsageError(
-                f"{job.header.path} is quantized already ({tensor.name} is {tensor.source_type}); "
-                "quantizing it again loses more",
-                "start from a 16-bit file, or accept the loss with --allow-requantize",
-            )
+    if not job.options.allow_requantize:
+        require_unquantized(job.header, {tensor.name: tensor.target_type for tensor in plan})
 
 
-def _run(quantizer: Quantizer, target: Path, job: Job, progress: Progress) -> float:
+def _run(quantizer: Quantizer, target: Path, job: Job, progress: Progress, label: str) -> float:
     """Write the file and return the seconds it took; ends the quantizer, also after an error.
 
     The child must be gone before the file is renamed or removed: Windows keeps open files.
     """
     sizes = {tensor.name: tensor.n_bytes for tensor in job.header.tensors}
     done = 0
-    with progress.task(job.variant, total=job.header.tensor_bytes, unit="bytes") as task:
+    with progress.task(label, total=job.header.tensor_bytes, unit="bytes") as task:
 
         def advance(name: str) -> None:
             nonlocal done

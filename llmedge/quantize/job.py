@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from llmedge.quantize.coverage import Coverage
 
 
+_UNQUANTIZED = ("F32", "F16", "BF16")
+
+
 @dataclass(frozen=True, slots=True)
 class QuantizeOptions:
     """How to quantize.
@@ -184,6 +187,26 @@ def require_target(
     require_new(target, overwrite=options.overwrite or options.dry_run, others=[source])
     require_own_sidecar(target)
     return target
+
+
+def require_unquantized(header: Header, wanted: Mapping[str, str]) -> None:
+    """Refuse to quantize again what is quantized already.
+
+    Args:
+        header: The source's.
+        wanted: Quant types by tensor name; a tensor that keeps its own loses nothing.
+
+    Raises:
+        UsageError: A quantized tensor would get another type.
+    """
+    for tensor in header.tensors:
+        found = tensor.quant_type.name
+        if found not in _UNQUANTIZED and wanted.get(tensor.name, found) != found:
+            raise UsageError(
+                f"{header.path} is quantized already ({tensor.name} is {found}); "
+                "quantizing it again loses more",
+                "start from a 16-bit file, or accept the loss with --allow-requantize",
+            )
 
 
 def prepare(source: Path, mix: Mix, options: QuantizeOptions, settings: Settings) -> Job:

@@ -84,7 +84,7 @@ def allocate(choices: Mapping[str, Sequence[Choice]], budget_bytes: int) -> Allo
         raise ResourceError(
             f"the smallest plan takes {format_mb(smallest)} for its tensors, more than the "
             f"{format_mb(budget_bytes)} allowed",
-            "allow more, or smaller types with --kernels generic",
+            "allow more",
         )
     # Only what a choice takes beyond the smallest one counts against the room that is left.
     room = min(budget_bytes, sum(options[-1].n_bytes for options in useful)) - smallest

@@ -21,7 +21,7 @@ from llmedge.quantize.execute import publish, write
 from llmedge.quantize.job import checked_plan, plan_report, prepare
 from llmedge.quantize.judge import Judge
 from llmedge.quantize.kernels import KERNELS
-from llmedge.quantize.plans import Plans
+from llmedge.quantize.plans import Plans, require_possible
 from llmedge.quantize.probe import ProbeOptions
 from llmedge.quantize.probe_text import draw_probe_text
 from llmedge.quantize.sensitivity import measure_sensitivity
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from llmedge.core.progress import Progress
     from llmedge.core.settings import Settings
+    from llmedge.gguf.mixes import Mix
     from llmedge.measure.calibration import CalibrationOptions
     from llmedge.quantize.job import Job, QuantizeOptions, VariantReport
     from llmedge.quantize.judge import Judgement
@@ -87,6 +88,10 @@ class SearchReport:
         stock_mix: The best mix of llama.cpp's own that takes no more; `None` where there is none.
         stock: The same of that mix.
         difference: Plan less mix in nats: the mean over chunks, and its interval of 95 %.
+        other_bytes: Size of the one of the two that was not taken; `None` where there was one.
+        other_bits_per_weight: Its bits per weight.
+        is_largest: Whether the target leaves room that no plan with these kernels uses.
+        is_stock: Whether plan and mix are the same types; one of them was made and judged.
     """
 
     variant: VariantReport
@@ -98,6 +103,10 @@ class SearchReport:
     stock_mix: str | None = None
     stock: Judgement | None = None
     difference: tuple[float, float, float] | None = None
+    other_bytes: int | None = None
+    other_bits_per_weight: float | None = None
+    is_largest: bool = False
+    is_stock: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,36 +141,30 @@ def search(
     job = prepare(source, find_mix(BASE_MIX), variant, settings)
     # What cannot be is said before minutes are spent on measuring.
     require_text(job.header)
-    options.target.tensor_bytes(job.header, 0)
+    require_possible(job.header, options.target, options.kernels)
     sensitivity = _measure(files.work, job, options, settings, progress)
     plans = Plans(job, sensitivity, options.kernels)
     plan = plans.best(options.target)
     if variant.dry_run:
-        return _planned(_with_types(job, plan), plan, options)
+        return _planned(_with_types(job, plan), plan, plans, options)
     judge = Judge(files.reference, options.calibration.weights, settings, progress, job.n_threads)
     with work_folder(job.target) as folder:
         plan, made = _make_plan(plan, plans, judge, job, options, folder, progress)
         room = max(plans.room(options.target) or 0, plans.tensor_bytes(plan))
-        stock = _make_stock(room, job, options, folder, progress)
-        variant_report = plan_report(made.job, made.plan)
         report = SearchReport(
-            variant_report, options.target.label, options.kernels, plan.loss, is_plan=True
+            plan_report(made.job, made.plan),
+            options.target.label,
+            options.kernels,
+            plan.loss,
+            is_plan=True,
+            is_largest=_is_largest(plan, plans, options),
         )
-        if stock is None:
-            (of_plan,) = judge.judge(made.path)
-        else:
-            of_plan, of_stock = judge.judge(made.path, stock.path)
-            report = replace(
-                report,
-                stock_mix=stock.job.mix.name,
-                stock=of_stock,
-                difference=of_plan.less(of_stock),
-                is_plan=of_plan.mean_kld < of_stock.mean_kld,
-            )
-            made = made if report.is_plan else stock
-        report = replace(report, plan=of_plan)
+        mix = best_stock(
+            job.header, room, KERNELS[options.kernels], has_imatrix=job.coverage is not None
+        )
+        report, made = _against(mix, report, made, job, judge, folder, progress)
         source_sha256 = remembered_hash(source, settings.state_dir, progress)
-        report = replace(report, variant=_publish(made, report, source_sha256, settings))
+        report = replace(report, variant=_publish(made, report, options, source_sha256, settings))
     if options.save_plan is not None and report.is_plan:
         write_plan(options.save_plan, _plan_file(report, plan, options))
     return report
@@ -197,9 +200,9 @@ def _make_plan(
     Raises:
         ResourceError: No plan keeps to the target.
     """
-    target = options.target
+    target, label = options.target, f"plan for {options.target.label}"
     if target.kind != "kld":
-        return plan, _make(_with_types(job, plan), folder / "plan.gguf", progress)
+        return plan, _make(_with_types(job, plan), folder / "plan.gguf", progress, label)
     kept: tuple[Allocation, _Made] | None = None
     tried: list[int] = []
     for number in range(_MAX_ROUNDS):
@@ -208,7 +211,7 @@ def _make_plan(
         if plan.n_bytes in tried:
             break
         tried.append(plan.n_bytes)
-        made = _make(_with_types(job, plan), folder / f"plan-{number}.gguf", progress)
+        made = _make(_with_types(job, plan), folder / f"plan-{number}.gguf", progress, label)
         (judgement,) = judge.judge(made.path)
         is_kept = judgement.mean_kld <= target.value
         if is_kept and (kept is None or plan.n_bytes < kept[0].n_bytes):
@@ -224,37 +227,89 @@ def _make_plan(
         raise ResourceError(
             f"no plan with the types of {options.kernels} keeps to a KL divergence of "
             f"{target.value:g} nats",
-            "allow more with --max-kld, or more types with --kernels generic",
+            "allow more with --max-kld"
+            + (", or more types with --kernels generic" if options.kernels != "generic" else ""),
         )
     return kept
 
 
-def _make_stock(
-    tensor_bytes: int, job: Job, options: SearchOptions, folder: Path, progress: Progress
-) -> _Made | None:
-    """Make the mix that the plan has to beat."""
-    allowed = KERNELS[options.kernels]
-    mix = best_stock(job.header, tensor_bytes, allowed, has_imatrix=job.coverage is not None)
-    if mix is None:
-        return None
-    return _make(replace(job, mix=mix), folder / "stock.gguf", progress)
+def _against(
+    mix: Mix | None,
+    report: SearchReport,
+    made: _Made,
+    job: Job,
+    judge: Judge,
+    folder: Path,
+    progress: Progress,
+) -> tuple[SearchReport, _Made]:
+    """Hold the plan against the mix that it has to beat, and return the better of the two."""
+    stock: _Made | None = None
+    if mix is not None:
+        report = replace(report, stock_mix=mix.name)
+        stock_job = replace(job, mix=mix)
+        if _types(made.plan) == _types(_plan_of(stock_job)):
+            report = replace(report, is_stock=True)
+        else:
+            stock = _make(stock_job, folder / "stock.gguf", progress, f"{mix.name} to compare")
+    if stock is None:
+        (of_plan,) = judge.judge(made.path)
+        return replace(report, plan=of_plan), made
+    of_plan, of_stock = judge.judge(made.path, stock.path)
+    is_plan = of_plan.mean_kld < of_stock.mean_kld
+    taken, other = (made, stock) if is_plan else (stock, made)
+    other_report = plan_report(other.job, other.plan)
+    report = replace(
+        report,
+        plan=of_plan,
+        stock=of_stock,
+        difference=of_plan.less(of_stock),
+        is_plan=is_plan,
+        other_bytes=other_report.file_bytes,
+        other_bits_per_weight=other_report.bits_per_weight,
+    )
+    return report, taken
 
 
-def _make(job: Job, path: Path, progress: Progress) -> _Made:
+def _is_largest(plan: Allocation, plans: Plans, options: SearchOptions) -> bool:
+    return options.target.kind != "kld" and plan.n_bytes == plans.within_loss(0.0).n_bytes
+
+
+def _plan_of(job: Job) -> tuple[TensorPlan, ...]:
+    with job.open_quantizer(job.options.types) as quantizer:
+        return checked_plan(job, quantizer)
+
+
+def _types(plan: tuple[TensorPlan, ...]) -> dict[str, str]:
+    return {tensor.name: tensor.target_type for tensor in plan}
+
+
+def _make(job: Job, path: Path, progress: Progress, label: str) -> _Made:
     with job.open_quantizer(job.options.types) as quantizer:
         plan = checked_plan(job, quantizer)
         require_free_disk(path.parent, plan_report(job, plan).file_bytes)
-        quantize_s = write(quantizer, plan, path, job, progress)
+        quantize_s = write(quantizer, plan, path, job, progress, label=label)
     return _Made(job, plan, path, quantize_s)
 
 
 def _publish(
-    made: _Made, report: SearchReport, source_sha256: str, settings: Settings
+    made: _Made,
+    report: SearchReport,
+    options: SearchOptions,
+    source_sha256: str,
+    settings: Settings,
 ) -> VariantReport:
     judgement = report.plan if report.is_plan else report.stock
-    facts: dict[str, str | int | float] = {"target": report.target, "kernels": report.kernels}
+    facts: dict[str, str | int | float] = {
+        "target": report.target,
+        "kernels": report.kernels,
+        **{f"weight {kind}": weight for kind, weight in options.calibration.weights.items()},
+    }
     if judgement is not None:
         facts["mean_kld"] = judgement.mean_kld
+    rival = report.stock if report.is_plan else report.plan
+    if report.stock_mix is not None and rival is not None:
+        facts["rival"] = report.stock_mix if report.is_plan else "plan"
+        facts["rival_mean_kld"] = rival.mean_kld
     job = replace(made.job, options=replace(made.job.options, facts=facts))
 
     def fill(partial: Path) -> float:
@@ -268,10 +323,14 @@ def _with_types(job: Job, plan: Allocation) -> Job:
     return replace(job, options=replace(job.options, types=plan.types))
 
 
-def _planned(job: Job, plan: Allocation, options: SearchOptions) -> SearchReport:
-    with job.open_quantizer(job.options.types) as quantizer:
-        variant = plan_report(job, checked_plan(job, quantizer))
-    return SearchReport(variant, options.target.label, options.kernels, plan.loss)
+def _planned(job: Job, plan: Allocation, plans: Plans, options: SearchOptions) -> SearchReport:
+    return SearchReport(
+        plan_report(job, _plan_of(job)),
+        options.target.label,
+        options.kernels,
+        plan.loss,
+        is_largest=_is_largest(plan, plans, options),
+    )
 
 
 def _plan_file(report: SearchReport, plan: Allocation, options: SearchOptions) -> PlanFile:

@@ -75,7 +75,8 @@ class Candidate:
         bench: Its speed and memory on this machine.
         is_on_front: Whether no other variant is better in loss, size or speed and worse in none.
         is_recommended: Whether the rule takes it.
-        reason: The rule, as a sentence, where it takes it.
+        reason: What decided, as a sentence, where it takes it.
+        is_reference: Whether it is the reference itself, which is never recommended.
     """
 
     model: str
@@ -86,6 +87,7 @@ class Candidate:
     is_on_front: bool
     is_recommended: bool
     reason: str = ""
+    is_reference: bool = False
 
     @property
     def kld(self) -> float:
@@ -144,6 +146,11 @@ def choose(
     unique = list(dict.fromkeys(variants))
     if not unique:
         raise UsageError("there is nothing to choose from", "name variants: model:Q4_0 model:Q8_0")
+    if all(path.samefile(reference) for path in unique):
+        raise UsageError(
+            f"{unique[0]} is the reference itself: there is nothing to choose from",
+            "name variants that were made from it: model:Q4_0 model:Q8_0",
+        )
     losses = _Losses(reference, options.evaluate, settings)
     speeds = _Speeds(options.bench, settings)
     if not options.fresh:
@@ -152,16 +159,19 @@ def choose(
     n_recorded = len(losses.found) + len(speeds.found)
     losses.measure(unique, progress)
     speeds.measure(unique, progress)
-    found = [_candidate(path, losses, speeds, settings) for path in unique]
+    found = [
+        replace(_candidate(path, losses, speeds, settings), is_reference=path.samefile(reference))
+        for path in unique
+    ]
     found.sort(key=lambda candidate: (candidate.file_bytes, candidate.model))
     texts = tuple(KINDS.get(corpus.name, corpus.name) for corpus in losses.corpora)
-    rule = options.rule.describe(texts[0] if len(texts) == 1 else f"each of {', '.join(texts)}")
-    candidates = _judged(found, options.rule, rule)
+    where = texts[0] if len(texts) == 1 else f"each of {', '.join(texts)}"
+    candidates = _judged(found, options.rule, where)
     recommended = next(candidate for candidate in candidates if candidate.is_recommended)
     return Choice(
         reference=model_id(settings, reference),
         texts=texts,
-        rule=rule,
+        rule=options.rule.describe(where),
         candidates=candidates,
         is_within_limits=options.rule.admits(_point(recommended)),
         n_measured=len(losses.found) + len(speeds.found) - n_recorded,
@@ -258,14 +268,16 @@ def _candidate(path: Path, losses: _Losses, speeds: _Speeds, settings: Settings)
     return candidate
 
 
-def _judged(candidates: Sequence[Candidate], rule: Rule, reason: str) -> tuple[Candidate, ...]:
+def _judged(candidates: Sequence[Candidate], rule: Rule, texts: str) -> tuple[Candidate, ...]:
     verdicts = judge([_point(candidate) for candidate in candidates], rule)
     return tuple(
         replace(
             candidate,
             is_on_front=verdict.is_on_front,
             is_recommended=verdict.is_recommended,
-            reason=reason if verdict.is_recommended else "",
+            reason=rule.reason(texts, is_within=rule.admits(verdict.point))
+            if verdict.is_recommended
+            else "",
         )
         for candidate, verdict in zip(candidates, verdicts, strict=True)
     )
@@ -278,4 +290,5 @@ def _point(candidate: Candidate) -> Point:
         candidate.kld,
         candidate.top1,
         candidate.bench.generation.mean,
+        candidate.is_reference,
     )

@@ -21,6 +21,7 @@ class Point:
         kld: Its mean KL divergence from the reference, in nats; less is better.
         top1: Share of positions where both find the same token most likely.
         tg_tokens_per_s: Its speed of token generation; more is better.
+        is_reference: Whether it is the reference itself, which is there to compare with.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Point:
     kld: float
     top1: float
     tg_tokens_per_s: float
+    is_reference: bool = False
 
     def dominates(self, other: Point) -> bool:
         """Return whether it is no worse in size, loss and speed, and better in one of them."""
@@ -60,11 +62,22 @@ class Rule:
         Args:
             texts: What was measured on, for a person: `English`, `each of hi, ta`.
         """
+        best, least = (self.reason(texts, is_within=is_within) for is_within in (True, False))
+        return f"{best}; if none is that good, {least}"
+
+    def reason(self, texts: str, *, is_within: bool) -> str:
+        """Say what decided, of the rule.
+
+        Args:
+            texts: What was measured on, for a person.
+            is_within: Whether any variant is good enough.
+        """
+        if not is_within:
+            return "the one with the least KL divergence"
         best = "smallest" if self.prefer == "size" else "fastest"
         return (
             f"the {best} variant with a mean KL divergence of at most {self.max_kld:g} and the "
-            f"same first choice at {self.min_top1:.0%} of the positions or more in {texts}; if "
-            "none is that good, the one with the least KL divergence"
+            f"same first choice at {self.min_top1:.0%} of the positions or more in {texts}"
         )
 
 
@@ -89,10 +102,12 @@ def judge(points: Sequence[Point], rule: Rule) -> tuple[Judged, ...]:
     A point that the rule does not admit may dominate the recommended one, by missing `min_top1`.
 
     Args:
-        points: At least one.
+        points: At least one, and one that is not the reference.
         rule: How to choose.
     """
-    chosen = min(range(len(points)), key=lambda index: _rank(points[index], points, rule))
+    eligible = [index for index, point in enumerate(points) if not point.is_reference]
+    others = [points[index] for index in eligible]
+    chosen = min(eligible, key=lambda index: _rank(points[index], others, rule))
     return tuple(
         Judged(point, not any(other.dominates(point) for other in points), index == chosen)
         for index, point in enumerate(points)

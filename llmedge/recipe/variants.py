@@ -22,10 +22,13 @@ from llmedge.quantize.job import (
     VariantReport,
     require_takes_types,
     require_target,
+    require_unquantized,
 )
 from llmedge.quantize.judge import judged_kinds
 from llmedge.quantize.overrides import expand_types
+from llmedge.quantize.plans import require_possible
 from llmedge.quantize.search import BASE_MIX, SearchOptions, SearchReport, search
+from llmedge.quantize.stock import stock_types
 from llmedge.quantize.trained_types import trained_type, trained_types
 from llmedge.quantize.working_copy import fits_memory, measured_in
 from llmedge.runtime.model import require_whole_model
@@ -35,11 +38,12 @@ from llmedge.store.plan_file import read_plan
 from llmedge.store.reference import model_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from llmedge.core.progress import Progress
     from llmedge.core.settings import Settings
     from llmedge.gguf.mixes import Mix
+    from llmedge.gguf.reader import Header
     from llmedge.measure.calibration import CalibrationOptions
     from llmedge.quantize.kernels import Kernels
     from llmedge.quantize.target import Target
@@ -168,13 +172,17 @@ def _search(
     tell: Callable[[str], None],
 ) -> SearchReport:
     assert options.target is not None
-    trained = trained_type(read_header(path))
+    header = read_header(path)
+    if not options.quantize.allow_requantize:
+        require_unquantized(header, {tensor.name: "" for tensor in quantizable_tensors(header)})
+    require_possible(header, options.target, options.kernels)
+    trained = trained_type(header)
     if trained is not None:
         tell(f"{path.name} was trained for {trained}: -t {trained} is what it is best in")
     with measured_in(path, options.quantize, settings, progress) as files:
         imatrix = _imatrix(files.work, options, settings, progress, tell)
         quantize_options = replace(options.quantize, imatrix=imatrix)
-        if not judged_kinds(read_header(path), options.calibration.weights):
+        if not judged_kinds(header, options.calibration.weights):
             tell("plan and mix are judged on English: your text has nothing held out; see --lang")
         search_options = SearchOptions(
             options.target,
@@ -206,6 +214,7 @@ def _planned(
             f"{options.plan} does not name {len(others)} of {len(tensors)} tensors (such as "
             f"{others[0]}): they get what {base.name} gives them"
         )
+    _require_unquantized(header, find_mix(plan.base), plan.types, options)
     expects = options.quantize.dry_run and options.wants_imatrix and options.imatrix is None
     imatrix = None if expects else _imatrix(path, options, settings, progress, tell)
     quantize_options = replace(
@@ -233,6 +242,8 @@ def _mixes(
     for mix in mixes:
         require_takes_types(mix, types)
     ordinary = [mix for mix in mixes if mix.name != trained]
+    for mix in ordinary:
+        _require_unquantized(header, mix, types, options)
     expects = options.quantize.dry_run and options.wants_imatrix and options.imatrix is None
     imatrix = options.imatrix
     if not expects and any(uses_imatrix(mix, types.values()) for mix in ordinary):
@@ -254,6 +265,15 @@ def _mixes(
     return tuple(reports)
 
 
+def _require_unquantized(
+    header: Header, mix: Mix, types: Mapping[str, str], options: VariantsOptions
+) -> None:
+    """Refuse a quantized source before minutes are spent on its importance matrix."""
+    if not options.quantize.allow_requantize and not options.quantize.dry_run:
+        has_imatrix = options.wants_imatrix or options.imatrix is not None
+        require_unquantized(header, {**stock_types(header, mix, has_imatrix=has_imatrix), **types})
+
+
 def _imatrix(
     path: Path,
     options: VariantsOptions,
@@ -269,8 +289,11 @@ def _imatrix(
         return None
     imatrix_options = ImatrixOptions(options.calibration, options.quantize.n_threads)
     report = collect_imatrix(path, imatrix_options, settings, progress)
-    for note in report.notes:
-        tell(note)
+    shares = ", ".join(f"{kind} {n_tokens}" for kind, n_tokens in report.shares.items())
+    when = "computed before" if report.was_cached else "computed"
+    tell(f"importance matrix, {when} on {report.n_tokens} tokens: {shares}")
+    for text in report.notes:
+        tell(text)
     return report.path
 
 

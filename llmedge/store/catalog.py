@@ -93,6 +93,16 @@ def find(settings: Settings, reference: Reference) -> Entry:
     return _preferred(find_all(settings, reference))
 
 
+def find_largest(settings: Settings, reference: Reference) -> Entry:
+    """Return the largest entry that a reference names: what its other variants are made from.
+
+    Raises:
+        NotFoundError: There is none; the hint names what is close.
+        UsageError: The reference is a path.
+    """
+    return max(find_all(settings, reference), key=lambda entry: entry.file_bytes)
+
+
 def find_all(settings: Settings, reference: Reference) -> list[Entry]:
     """Return the entries that a reference names: one variant, or all of a name.
 

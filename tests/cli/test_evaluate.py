@@ -68,6 +68,28 @@ def test_the_document_carries_every_figure(cli, tiny_model: Path):
     assert result["words_per_s"] is None
 
 
+def test_a_reference_by_name_is_the_largest_variant_and_named(cli, tiny_model: Path):
+    made = cli("quantize", tiny_model, "--no-imatrix", "-t", "Q4_K_M", "-t", "Q8_0")
+    assert made.code == 0
+    result = cli("evaluate", "tiny", "tiny:Q8_0", "--reference", "tiny", *SHORT)
+    assert result.code == 0
+    assert "tiny is tiny:Q8_0 here: the largest variant" in result.err
+    assert result.err.count("is the reference itself: it loses nothing") == 1
+    assert "tiny:Q4_K_M" in result.out
+
+
+def test_a_checkpoint_is_no_reference_and_it_is_said_how_to_make_one(
+    cli, tiny_model: Path, tmp_path: Path
+):
+    folder = tmp_path / "My Model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    result = cli("evaluate", tiny_model, "--reference", folder)
+    assert result.code == 2
+    assert "My Model is a checkpoint" in result.err
+    assert f"llmedge convert {folder} -t BF16; then it is my-model:BF16" in result.err
+
+
 def test_all_shipped_texts_are_one_word(cli, tiny_model: Path):
     for texts, names in (
         ("heldout", list(KINDS)),

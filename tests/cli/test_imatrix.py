@@ -169,3 +169,13 @@ def test_presets_files_and_weights_go_together(text: Path):
 def test_what_contradicts_itself_is_refused(given: list[str], weights: str | None, error):
     with pytest.raises(error):
         CalibrationFlags(given, weights).calibration_options()
+
+
+def test_languages_mean_texts_and_conversations_in_them(cli: Cli, model: Path):
+    result = cli("imatrix", model, "--lang", "hi", "--calibration-tokens", 5120, "--json")
+    (report,) = result.json["results"]
+    assert set(report["shares"]) == {"hi", "chat-hi", "en"}
+    assert cli("imatrix", model, "--lang", "xx").code == 2
+    assert (
+        "both say what counts" in cli("imatrix", model, "--lang", "hi", "--calibration", "chat").err
+    )

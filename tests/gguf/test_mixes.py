@@ -30,8 +30,12 @@ def test_a_mix_is_found_in_any_case():
 def test_an_unknown_mix_is_refused_with_what_is_close():
     with pytest.raises(UsageError, match="unknown mix 'Q4_KM'") as caught:
         find_mix("Q4_KM")
-    assert "did you mean Q4_K_" in caught.value.hint
+    assert "did you mean Q4_K_M?" in caught.value.hint
     assert "IQ4_NL" in caught.value.hint
+    for name in ("Q3_K", "Q4_K", "Q5_K"):  # a quant type, for which there are several mixes
+        with pytest.raises(UsageError) as caught:
+            find_mix(name)
+        assert f"did you mean {name}_M?" in caught.value.hint
 
 
 def test_a_mix_that_needs_an_importance_matrix_is_refused_without_one():

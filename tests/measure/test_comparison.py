@@ -55,8 +55,9 @@ def test_there_is_one_comparison_a_variant_and_text(
         assert result.divergence.mean_kld == pytest.approx(sum(result.chunk_klds) / 3)
         assert len(set(result.chunk_klds)) == 3
     assert list(progress.totals) == ["en: v1-F32, v2-F32", "hi: v1-F32, v2-F32"]
-    last = [done for label, done, _ in progress.updates if label.startswith("hi")][-1]
-    assert 0 < last <= progress.totals["hi: v1-F32, v2-F32"]
+    done = [done for label, done, _ in progress.updates if label.startswith("hi")]
+    assert done == [1, 2, 3]
+    assert progress.totals["hi: v1-F32, v2-F32"] == 3
 
 
 def test_chunks_in_one_batch_give_the_same_figures(
@@ -172,6 +173,18 @@ def test_other_vocabularies_cannot_be_compared(
 ):
     with pytest.raises(UsageError, match="their vocabularies differ"):
         compare(smollm2, [tiny_model], [ENGLISH], OPTIONS, settings, progress)
+
+
+def test_a_trimmed_model_was_compared_by_trim_already(
+    smollm2: Path, settings: Settings, progress: RecordingProgress, tmp_path: Path
+):
+    trimmed = write_tiny_model(
+        tmp_path / "trimmed.gguf",
+        change=lambda writer: writer.add_string("llmedge.trim.source.sha256", "0" * 64),
+    )
+    with pytest.raises(UsageError, match="one of them was trimmed") as caught:
+        compare(smollm2, [trimmed], [ENGLISH], OPTIONS, settings, progress)
+    assert "llmedge trim compared both" in caught.value.hint
 
 
 def test_chunks_that_are_too_short_are_refused(

@@ -77,6 +77,27 @@ def test_a_text_has_the_scripts_of_its_letters():
     assert find_scripts("12:30 …") == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("char", "script"),
+    [
+        ("\N{OLD ITALIC LETTER A}", "Old Italic"),
+        ("\N{OLD CHINESE HOOK MARK}", "Han"),
+        ("\N{HALFWIDTH KATAKANA LETTER A}", "Katakana"),
+        ("\N{CIRCLED HANGUL KIYEOK}", "Hangul"),
+        ("\N{COMBINING CYRILLIC LETTER BE}", "Cyrillic"),
+        ("\N{MODIFIER LETTER GEORGIAN NAR}", "Georgian"),
+        ("\N{NEW TAI LUE LETTER HIGH QA}", "New Tai Lue"),
+        ("\N{TAI THAM LETTER HIGH KA}", "Tai Tham"),
+        ("\N{CANADIAN SYLLABICS E}", "Canadian Aboriginal"),
+        ("\N{EGYPTIAN HIEROGLYPH A001}", "Egyptian Hieroglyphs"),
+        ("\N{KANGXI RADICAL ONE}", "Han"),
+        ("\U00017000", "Tangut"),
+    ],
+)
+def test_scripts_outside_the_table_have_unicodes_names(char: str, script: str):
+    assert script_of(char) == script
+
+
 def test_languages_have_scripts():
     assert scripts_of(["hi", "mr", "en"]) == {"Devanagari", "Latin"}
     assert scripts_of(["maths"]) == {"Latin", "Greek"}

@@ -1,9 +1,11 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
 
 from llmedge.core.errors import ResourceError, UnsupportedError, UsageError
+from llmedge.core.units import parse_bytes
 from llmedge.gguf.reader import read_header
 from llmedge.measure.calibration import CalibrationOptions
 from llmedge.quantize import search as search_module
@@ -52,6 +54,11 @@ def test_a_plan_keeps_to_the_size_and_says_what_it_measured(find, tmp_path):
     kept = report.plan if report.is_plan else report.stock
     assert manifest.variant == "400KB"
     assert manifest.arguments["mean_kld"] == kept.mean_kld
+    assert manifest.arguments["weight en"] == 1.0
+    other = report.stock if report.is_plan else report.plan
+    assert manifest.arguments["rival"] == (report.stock_mix if report.is_plan else "plan")
+    assert manifest.arguments["rival_mean_kld"] == other.mean_kld
+    assert 0 < report.other_bytes <= 400_000
     if report.is_plan:
         plan = read_plan(tmp_path / "plan.json", read_header(path))
         types = {tensor.name: tensor.quant_type.name for tensor in read_header(path).tensors}
@@ -97,13 +104,51 @@ def test_a_dry_run_writes_nothing_and_has_the_exact_size(find, tmp_path):
         assert planned.variant.file_bytes == made.variant.file_bytes
 
 
-def test_too_little_room_says_how_much_is_needed_and_leaves_nothing(find, tmp_path):
-    with pytest.raises(ResourceError, match="the smallest plan takes"):
-        find(Target("size", 150_000, "150KB"))
-    with pytest.raises(ResourceError, match="smallest plan") as caught:
-        find(Target("bpw", 3.5, "3.5BPW"), kernels="arm")
+def test_too_little_room_says_how_much_is_needed_before_anything_is_measured(
+    find, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(search_module, "_measure", pytest.fail)
+        with pytest.raises(
+            ResourceError, match=r"takes \d+\.\d kB, more than the 150.0 kB"
+        ) as small:
+            find(Target("size", 150_000, "150KB"))
+        with pytest.raises(ResourceError, match=r"smallest plan .* per weight") as caught:
+            find(Target("bpw", 3.5, "3.5BPW"), kernels="arm")
     assert "--kernels generic" in caught.value.hint
+    assert "--kernels" not in small.value.hint
     assert not (tmp_path / "out").exists()
+    (size,) = re.findall(r"--target-size (\S+)", small.value.hint)
+    report = find(Target("size", parse_bytes(size), size))
+    assert report.variant.path.stat().st_size <= parse_bytes(size)
+    with pytest.raises(ResourceError):
+        find(Target("size", parse_bytes(size) - 2000, "LESS"))
+
+
+def test_a_target_beyond_every_plan_is_said_and_equal_files_are_not_compared(find, tmp_path):
+    planned = find(Target("size", 10_000_000, "10MB"), dry_run=True)
+    assert planned.is_largest
+    report = find(Target("size", 10_000_000, "10MB"))
+    assert report.is_largest
+    if report.is_stock:
+        assert (report.stock_mix, report.stock, report.is_plan) == ("Q8_0", None, True)
+    assert not find(Target("bpw", 5.0, "5BPW"), dry_run=True).is_largest
+
+
+def test_plan_and_mix_of_the_same_types_are_judged_once(find, monkeypatch):
+    judged: list[int] = []
+
+    def judge(self, *variants):
+        judged.append(len(variants))
+        return [Judgement(0.1, {"en": 0.1}, 0.9, (0.1,)) for _ in variants]
+
+    monkeypatch.setattr(Judge, "judge", judge)
+    monkeypatch.setattr(search_module, "_types", lambda plan: {})
+    report = find(Target("bpw", 5.0, "5BPW"))
+    assert judged == [1]
+    assert report.is_stock
+    assert report.is_plan
+    assert report.stock is None
 
 
 def test_a_model_without_a_template_is_judged_without_conversations(tiny_model, settings, tmp_path):

@@ -60,7 +60,7 @@ def test_what_is_missing_is_measured_and_one_is_recommended(run, variants: list[
     assert klds[0] > klds[2] > 0
     assert all(row.bench.generation.mean > 0 for row in choice.candidates)
     assert [row.is_recommended for row in choice.candidates].count(True) == 1
-    assert choice.recommended.reason == choice.rule
+    assert choice.rule.startswith(f"{choice.recommended.reason}; if none is that good")
     assert choice.recommended.is_on_front
     assert len(judged_points(choice)) == 3
 
@@ -120,6 +120,20 @@ def test_limits_that_nobody_keeps_are_told(run, variants: list[Path]):
     choice = run(variants, replace(OPTIONS, rule=Rule(max_kld=0.0, min_top1=1.0)))
     assert not choice.is_within_limits
     assert choice.recommended.kld == min(row.kld for row in choice.candidates)
+    assert choice.recommended.reason == "the one with the least KL divergence"
+
+
+def test_the_reference_is_shown_and_never_recommended(
+    run, variants: list[Path], tiny_model: Path, tmp_path: Path
+):
+    other_name = tmp_path / "link.gguf"
+    other_name.symlink_to(tiny_model)
+    choice = run([variants[0], other_name], replace(OPTIONS, rule=Rule(max_kld=0.0)))
+    assert [row.is_reference for row in choice.candidates] == [False, True]
+    assert [row.is_recommended for row in choice.candidates] == [True, False]
+    assert not choice.is_within_limits
+    with pytest.raises(UsageError, match="is the reference itself"):
+        run([tiny_model])
 
 
 def test_a_variant_named_twice_is_there_once(run, variants: list[Path]):

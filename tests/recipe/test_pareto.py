@@ -1,5 +1,6 @@
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -136,3 +137,9 @@ def test_the_rule_says_what_the_code_does(rule: Rule, words: tuple[str, ...]):
     sentence = rule.describe("English")
     for word in (*words, "in English", "least KL divergence"):
         assert word in sentence
+
+
+def test_the_reference_is_drawn_and_not_chosen():
+    reference = replace(point("reference", 1, 0.0), is_reference=True)
+    assert chosen(reference, point("variant", 2, 0.01)) == "variant"
+    assert chosen(reference, point("bad", 2, 3.0), point("worse", 2, 4.0)) == "bad"

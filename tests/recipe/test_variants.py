@@ -226,3 +226,28 @@ def test_an_importance_matrix_is_no_source(make, tmp_path):
     path = write_imatrix(tmp_path / "i.gguf", {"output.weight": ([[1.0]], [1.0])})
     with pytest.raises(UnsupportedError, match="is an importance matrix, not a model"):
         make(path)
+
+
+@pytest.mark.parametrize("way", ["mix", "plan", "target"])
+def test_a_quantized_source_is_refused_before_anything_is_computed(
+    make, tiny_model, tmp_path, monkeypatch, way: str
+):
+    (source,) = make(tiny_model, mixes=("Q8_0",), name="small").variants
+    plan = tmp_path / "plan.json"
+    types = {"blk.0.ffn_up.weight": "Q4_K"}
+    write_plan(plan, PlanFile("small", "llama", "Q4_K_M", types, "X", "generic", {}, 5.0, 0.1))
+    changes = {
+        "mix": {"mixes": ("Q8_0", "Q4_K_M")},
+        "plan": {"plan": plan},
+        "target": {"target": Target("bpw", 5.5, "5.5BPW")},
+    }[way]
+    monkeypatch.setattr("llmedge.recipe.variants.collect_imatrix", pytest.fail)
+    with pytest.raises(UsageError, match=r"quantized already \(.* is Q8_0\)") as caught:
+        make(source.path, name="again", **changes)
+    assert "--allow-requantize" in caught.value.hint
+
+
+def test_a_tensor_that_keeps_its_quantized_type_loses_nothing(make, tiny_model):
+    (source,) = make(tiny_model, mixes=("Q8_0",), name="small").variants
+    (copy,) = make(source.path, mixes=("Q8_0",), name="again").variants
+    assert copy.types == source.types

@@ -8,6 +8,7 @@ from llmedge.core.settings import Settings
 from llmedge.store.catalog import (
     find,
     find_all,
+    find_largest,
     list_entries,
     model_id,
     remove,
@@ -81,6 +82,14 @@ def test_a_name_resolves_to_the_usual_variant(settings: Settings, put):
     assert resolve(settings, parse_reference("a")) == path
     assert resolve(settings, parse_reference("A:q4_0")).name == "a-Q4_0.gguf"
     assert len(find_all(settings, parse_reference("a"))) == 3
+
+
+def test_what_variants_are_made_from_is_the_largest_of_a_name(settings: Settings, put):
+    for variant, n_bytes in (("Q4_K_M", 20), ("BF16", 90), ("Q8_0", 50)):
+        put("a", variant, n_bytes)
+    put("b", "F32", 200)
+    assert find_largest(settings, parse_reference("a")).variant == "BF16"
+    assert find_largest(settings, parse_reference("a:q8_0")).variant == "Q8_0"
 
 
 def test_a_repository_resolves_to_what_was_made_from_it(settings: Settings, put):
