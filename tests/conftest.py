@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from llmedge.cli.app import main
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = ["llama_tools"]  # a fixture, too
+
+# How fast a machine is at the moment says nothing of the code.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 _SCRUBBED = ("LLMEDGE_", "HF_", "GOMP_", "OMP_", "OPENAI_", "NO_COLOR", "FORCE_COLOR")
 

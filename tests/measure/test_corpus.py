@@ -73,7 +73,7 @@ def test_texts_are_long_enough_and_do_not_repeat_themselves(kind: str):
         assert len(set(five_grams(text))) > 0.98 * len(five_grams(text))
 
 
-@pytest.mark.parametrize("kind", set(KINDS) - {"code"})
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "code"])
 def test_what_is_measured_on_was_not_calibrated_with(kind: str):
     one, other = words_of(calibration_corpus(kind)), words_of(shipped_corpus(kind))
     assert len(set(five_grams(one)) & set(five_grams(other))) < 0.002 * len(five_grams(other))
