@@ -1,0 +1,1 @@
+"""The batching engine: many sequences in one kv cache, in a process of its own."""
