@@ -39,11 +39,12 @@ from llmedge.recipe.demo import embedded_model
 CLIENTS = (1, 4, 8, 16)
 N_GENERATED = 48
 SPIN_COUNT = "1000"
-_WORDS = """
+_TEXT = """
 river mango monsoon lantern bicycle temple market cotton saffron railway monkey village
 teacher harvest silver window kitchen letter garden bridge doctor pepper mirror thunder
 peacock ledger candle orchard brass clinic tailor jasmine ferry copper school drum
-""".split()
+"""
+_WORDS = _TEXT.split()
 _random = random.Random(2026)
 
 
