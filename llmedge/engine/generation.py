@@ -13,7 +13,7 @@ import msgspec
 from llmedge.runtime.sampler import SamplingOptions
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
-ConstraintKind: TypeAlias = Literal["json_schema", "json_object", "regex", "lark"]
+ConstraintKind: TypeAlias = Literal["json_schema", "json_object", "regex", "lark", "gbnf"]
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag=True):
@@ -52,7 +52,8 @@ class Constraint(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: The language that it is said in.
-        text: A JSON schema, a regular expression or a Lark grammar; empty for `json_object`.
+        text: A JSON schema, a regular expression, a Lark grammar or llama.cpp's GBNF; empty for
+            `json_object`.
     """
 
     kind: ConstraintKind

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _KEEP_DATA = False  # cells are overwritten before they are read
 _MAX_TOKENS = 1 << 27  # far below where the library's 32 bits wrap around
+# Source: include/llama.h `enum llama_pooling_type`.
+POOLING = {"model": -1, "mean": 1, "cls": 2, "last": 3}
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
 
@@ -52,6 +54,8 @@ class ContextOptions:
         n_threads: Threads; `None` takes the performance cores within the limits.
         n_outputs_max: Tokens of one decode call that may want logits, whose memory is set aside; 0
             means all of them.
+        pooling: `None` gives logits; otherwise each sequence gives one embedding: as the `model`
+            was trained for, the `mean` of its tokens, the first (`cls`) or the `last` one's.
     """
 
     n_ctx: int = 4096
@@ -63,6 +67,7 @@ class ContextOptions:
     flash_attention: str = "auto"
     n_threads: int | None = None
     n_outputs_max: int = 0
+    pooling: str | None = None
 
 
 class DecodeResult(enum.Enum):
@@ -200,6 +205,19 @@ class Context(Handle):
         shape = (self._n_outputs, self.model.vocab.n_tokens)
         return np.ctypeslib.as_array(rows, shape=shape)
 
+    def embedding(self, seq_id: int) -> NDArray[np.float32]:
+        """Return a copy of the embedding of a sequence of the last batch, `(n_embd,)`.
+
+        Raises:
+            EngineError: The last batch did not have the sequence, or the context does not pool.
+        """
+        lib = library()
+        row = lib.llama_get_embeddings_seq(self.pointer, seq_id)
+        if not row:
+            raise EngineError(f"the last batch has no embedding of sequence {seq_id}")
+        n_embd = int(lib.llama_model_n_embd_out(self.model.pointer))
+        return np.ctypeslib.as_array(row, shape=(n_embd,)).copy()
+
     def clear(self) -> None:
         """Forget all sequences."""
         library().llama_memory_clear(self._live_memory(), _KEEP_DATA)
@@ -277,6 +295,8 @@ def _context_params(lib: Any, model: Model, options: ContextOptions) -> tuple[An
         )
     if max(options.n_ctx, options.n_batch, options.n_ubatch) > _MAX_TOKENS:
         raise UsageError(f"contexts and batches hold at most {_MAX_TOKENS} tokens")
+    if options.pooling is not None and options.pooling not in POOLING:
+        raise UsageError(f"unknown pooling {options.pooling!r}", f"known: {', '.join(POOLING)}")
     n_threads = options.n_threads or read_cpu().default_threads
     params = lib.llama_context_default_params()
     params.n_ctx = options.n_ctx or model.n_ctx_train
@@ -287,6 +307,9 @@ def _context_params(lib: Any, model: Model, options: ContextOptions) -> tuple[An
     params.n_threads = params.n_threads_batch = n_threads
     params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
     params.type_k, params.type_v = kv_type(options.type_k).id, kv_type(options.type_v).id
+    if options.pooling is not None:
+        params.embeddings = True
+        params.pooling_type = POOLING[options.pooling]
     params.swa_full = False  # a sliding window needs its window, not the whole context
     params.kv_unified = True
     params.no_perf = True

@@ -143,7 +143,7 @@ class TextGenerator:
         """
         self.check(prompt)
         run = _Run(len(prompt), options)
-        with SamplerChain(options.sampling, self._context.model.vocab.n_tokens) as sampler:
+        with SamplerChain(options.sampling, self._context.model.vocab) as sampler:
             try:
                 if self._process_prompt(prompt, run):
                     yield from self._decode(sampler, run)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import codecs
 import ctypes
+import functools
 import weakref
-from typing import TYPE_CHECKING
+from array import array
+from typing import TYPE_CHECKING, Any
 
-from llmedge.core.errors import EngineError
+from llmedge.core.errors import EngineError, UsageError
 from llmedge.runtime.handle import ClosedHandleError
 from llmedge.runtime.library import library
+from llmedge.runtime.long_words import LongWords, is_fragile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from llmedge.runtime.handle import Handle
 
@@ -41,6 +44,15 @@ class Vocab:
         self._model = weakref.ref(model)
         self._pointer = library().llama_model_get_vocab(model.pointer)
         self._buffer = ctypes.create_string_buffer(_FIRST_PIECE_BYTES)
+
+    @property
+    def pointer(self) -> Any:
+        """The pointer, for calls into the library.
+
+        Raises:
+            ClosedHandleError: The model is closed.
+        """
+        return self._live()
 
     @property
     def n_tokens(self) -> int:
@@ -91,6 +103,8 @@ class Vocab:
     ) -> list[int]:
         """Turn text into tokens.
 
+        Where llama.cpp's tokenizer would end the process on a very long word, the word is cut.
+
         Args:
             text: Any text; lone surrogates are replaced.
             add_special: Add the tokens that the model wants around a text, such as `bos`.
@@ -99,6 +113,18 @@ class Vocab:
         Raises:
             EngineError: The tokenizer failed.
         """
+        parts = self._long_words.cut(text) if self._long_words else [text]
+        if len(parts) == 1:
+            return self._tokenize(text, add_special=add_special, parse_special=parse_special)
+        lib, live = library(), self._live()
+        tokens = [lib.llama_vocab_bos(live)] if add_special and self.adds_bos else []
+        for part in parts:
+            tokens += self._tokenize(part, add_special=False, parse_special=parse_special)
+        if add_special and lib.llama_vocab_get_add_eos(live):
+            tokens.append(lib.llama_vocab_eos(live))
+        return tokens
+
+    def _tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         data = text.encode("utf-8", "replace")
         n_max = len(data) + 8
         # A negative answer is the room it wants: a space may become a character of three bytes,
@@ -131,6 +157,24 @@ class Vocab:
             )
         return self._buffer.raw[:n]
 
+    @functools.cached_property
+    def pieces_of_all(self) -> PieceTable:
+        """The bytes that each token adds to a text, read once: 0.07 s for 49k tokens."""
+        return PieceTable(self.piece(token) for token in range(self.n_tokens))
+
+    def pieces(self, tokens: Iterable[int]) -> list[bytes]:
+        """Return the bytes of tokens, control tokens as they are written.
+
+        Raises:
+            UsageError: A number is no token.
+        """
+        n_tokens = self.n_tokens
+        wanted = list(tokens)
+        for token in wanted:
+            if not 0 <= token < n_tokens:
+                raise UsageError(f"{token} is no token: the vocabulary has {n_tokens}")
+        return [self.piece(token, special=True) for token in wanted]
+
     def detokenize(self, tokens: Iterable[int], *, special: bool = False) -> str:
         """Turn tokens into text; bytes that are no UTF-8 become U+FFFD."""
         detokenizer = Detokenizer()
@@ -141,11 +185,53 @@ class Vocab:
         """Whether tokens begin with `bos`."""
         return bool(tokens) and tokens[0] == self.bos
 
+    @functools.cached_property
+    def _long_words(self) -> LongWords | None:
+        """What cuts long words, if the vocabulary's pre-tokenizer does not survive them."""
+        model = self._model()
+        if model is None or not is_fragile(model.pointer, self._live()):
+            return None
+        lib, live = library(), self._live()
+        kept = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+        kept |= lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        return LongWords(
+            self.text(token)
+            for token in range(self.n_tokens)
+            if lib.llama_vocab_get_attr(live, token) & kept
+        )
+
     def _live(self) -> object:
         model = self._model()
         if model is None or model.is_closed:
             raise ClosedHandleError("the vocabulary's model is closed")
         return self._pointer
+
+
+class PieceTable:
+    """The bytes of all tokens in one piece of memory: 3 MB for 262k tokens."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        data = bytearray()
+        self._ends = array("I", [0])
+        for piece in pieces:
+            data += piece
+            self._ends.append(len(data))
+        self._data = bytes(data)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[token] for token in range(len(self)))
+
+    def __getitem__(self, token: int) -> bytes:
+        if not 0 <= token < len(self):
+            raise IndexError(f"{token} is no token")
+        return self._data[self._ends[token] : self._ends[token + 1]]
+
+    def join(self, tokens: Iterable[int]) -> bytes:
+        """Return the bytes of several tokens."""
+        return b"".join(map(self.__getitem__, tokens))
 
 
 class Detokenizer:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmedge.core.errors import UsageError
 from llmedge.runtime.model import Model, ModelOptions
 from llmedge.runtime.vocab import Detokenizer, Vocab
 from tests.gguf_files import write_tiny_model
@@ -137,3 +138,22 @@ def test_the_special_tokens_in_force_are_known_by_their_keys(smol: Vocab, every_
     assert smol.roles["tokenizer.ggml.padding_token_id"] == 2
     # Not written in the file: llama.cpp knows it by its text.
     assert smol.text(smol.roles["tokenizer.ggml.fim_rep_token_id"]) == "<reponame>"
+
+
+def test_the_pieces_of_all_tokens_are_the_pieces_of_each(vocab: Vocab):
+    table = vocab.pieces_of_all
+    assert len(table) == vocab.n_tokens
+    for token in (0, 1, 5, 200, len(table) - 1):
+        assert table[token] == vocab.piece(token)
+    tokens = vocab.tokenize(TEXTS["Tamil"])
+    assert table.join(tokens) == b"".join(vocab.piece(token) for token in tokens)
+    with pytest.raises(IndexError):
+        table[-1]
+
+
+def test_control_tokens_are_pieces_as_they_are_written(smol: Vocab):
+    tokens = smol.tokenize("<|im_start|>नमस्ते", parse_special=True)
+    assert b"".join(smol.pieces(tokens)) == "<|im_start|>नमस्ते".encode()
+    for wrong in (-1, smol.n_tokens):
+        with pytest.raises(UsageError):
+            smol.pieces([wrong])
