@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,12 @@ _CONFIG_VARIABLE = "LLMEDGE_CONFIG"
 # libgomp's barrier spins 300,000 rounds or forever by default; one loaded core then stalls all
 # others. 1,000 rounds keep the speed of an idle machine. Measured in docs/threads.md.
 _GOMP_SPIN_COUNT = "1000"
+
+# What a name holds that is nobody else's business; proxies and databases carry passwords in URLs.
+_SECRET = re.compile(
+    r"TOKEN|SECRET|PASS(WORD|WD|PHRASE)|CREDENTIAL|COOKIE|AUTH|PROXY|(^|_)(KEYS?|APIKEY|DSN|URL|URI)$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,12 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         hf_cache=_hf_cache(env),
         has_hf_token=_has_hf_token(env),
     )
+
+
+def environment_without_secrets(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment for a child that runs what was downloaded: no tokens, no keys."""
+    env = os.environ if environ is None else environ
+    return {name: value for name, value in env.items() if not _SECRET.search(name)}
 
 
 def prepare_openmp() -> str:

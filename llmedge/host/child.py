@@ -11,47 +11,32 @@ knows nothing of the parent's main module, so that a script, a notebook and a te
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
 import queue
-import signal
-import struct
-import subprocess
 import sys
-import tempfile
 import threading
 import traceback
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar, cast
 
 from llmedge.core.closable import Closable
 from llmedge.core.errors import LlmedgeError
+from llmedge.host.interpreter import (
+    ChildDied,
+    Interpreter,
+    read_frame,
+    take_streams,
+    write_frame,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+__all__ = ["Child", "ChildDied", "ChildTimedOut", "Talk"]
+
 ResultT = TypeVar("ResultT")
 
 _GRACE_S = 2.0
-_LENGTH = struct.Struct("<Q")
-_ENTRY = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from llmedge.host.child import enter; enter()"
-)
-
-
-class ChildDied(Exception):  # noqa: N818 - what happened; callers say what it means
-    """The child was ended by a signal, or on Windows by an exception that nobody caught.
-
-    Attributes:
-        cause: `SIGSEGV`, `SIGKILL` …, or Windows's code.
-        stderr: The end of what it wrote to stderr: an assertion's text, most often.
-    """
-
-    def __init__(self, cause: str, stderr: str) -> None:
-        super().__init__(f"child ended by {cause}: {stderr}")
-        self.cause = cause
-        self.stderr = stderr
 
 
 class ChildTimedOut(Exception):  # noqa: N818
@@ -90,15 +75,7 @@ class Child(Closable, Generic[ResultT]):
         *args: object,
         max_address_bytes: int | None = None,
     ) -> None:
-        self._stderr = tempfile.TemporaryFile(prefix="llmedge-", suffix=".stderr")  # noqa: SIM115
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _ENTRY, json.dumps(sys.path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-        )
-        self._input = cast("BinaryIO", self._process.stdin)
-        self._output = cast("BinaryIO", self._process.stdout)
+        self._interpreter = Interpreter("llmedge.host.child", "enter")
         self._inbox: queue.Queue[tuple[str, Any]] = queue.Queue()
         self._reader = threading.Thread(target=self._read, name="child-reader", daemon=True)
         self._reader.start()
@@ -109,7 +86,7 @@ class Child(Closable, Generic[ResultT]):
     @property
     def pid(self) -> int:
         """The process's id."""
-        return self._process.pid
+        return self._interpreter.pid
 
     @property
     def result(self) -> ResultT:
@@ -121,7 +98,7 @@ class Child(Closable, Generic[ResultT]):
     def say(self, message: object) -> None:
         """Send the function a word that it waits for in `Talk.hear`."""
         with contextlib.suppress(OSError):  # it died; `messages` tells how
-            _send(self._input, message)
+            _send(self._interpreter.input, message)
 
     def messages(self, silence_s: float | None = None) -> Iterator[Any]:
         """Yield what the function says until it returns.
@@ -146,7 +123,7 @@ class Child(Closable, Generic[ResultT]):
             elif kind == "error":
                 raise value
             elif kind == "end":
-                raise self._obituary()
+                raise self._interpreter.obituary()
             else:
                 self._result, self._has_result = value, True
                 return
@@ -160,42 +137,25 @@ class Child(Closable, Generic[ResultT]):
     def close(self) -> None:
         """End the process, by force if it still runs; twice is harmless."""
         if self._has_result:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_GRACE_S)
-        self._process.kill()
-        self._process.wait()
+            self._interpreter.wait(_GRACE_S)
+        self._interpreter.kill()
         self._reader.join()
-        for stream in (self._input, self._output, self._stderr):
-            with contextlib.suppress(OSError):
-                stream.close()
+        self._interpreter.close()
 
     def _read(self) -> None:
         while True:
             try:
-                self._inbox.put(_receive(self._output))
+                self._inbox.put(pickle.loads(read_frame(self._interpreter.output)))
             except (EOFError, OSError, ValueError):
                 self._inbox.put(("end", None))
                 return
 
-    def _obituary(self) -> Exception:
-        code = self._process.wait()
-        self._stderr.seek(0)
-        text = self._stderr.read().decode("utf-8", "replace").strip()
-        if code < 0:
-            return ChildDied(_signal_name(-code), "\n".join(text.splitlines()[-8:]))
-        if sys.platform == "win32" and code not in (0, 1):
-            return ChildDied(f"code {code:#x}", "\n".join(text.splitlines()[-8:]))
-        return RuntimeError(f"a child process exited with code {code}:\n{text}")
-
 
 def enter() -> None:
     """Run in the child: prepare the process, call the function, send what came of it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which decides
-    # What anything prints must not end up among the pickles.
-    output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    stream, output = take_streams()
     inbox: queue.Queue[object] = queue.Queue()
-    threading.Thread(target=_listen, args=(inbox,), daemon=True).start()
+    threading.Thread(target=_listen, args=(stream, inbox), daemon=True).start()
     max_address_bytes, target, args = cast("tuple[int | None, Any, tuple[Any, ...]]", inbox.get())
     _limit_address_space(max_address_bytes)
     try:
@@ -214,39 +174,19 @@ def enter() -> None:
 
 
 def _send(stream: BinaryIO, message: object) -> None:
-    data = pickle.dumps(message)
-    stream.write(_LENGTH.pack(len(data)) + data)
-    stream.flush()
+    write_frame(stream, pickle.dumps(message))
 
 
-def _receive(stream: BinaryIO) -> tuple[str, Any]:
-    head = stream.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        raise EOFError
-    (length,) = _LENGTH.unpack(head)
-    data = stream.read(length)
-    if len(data) < length:
-        raise EOFError
-    return pickle.loads(data)
-
-
-def _listen(inbox: queue.Queue[object]) -> None:
+def _listen(stream: BinaryIO, inbox: queue.Queue[object]) -> None:
     """Hand on the parent's words; when the pipe closes, the parent is gone, and so are we."""
     while True:
         try:
-            inbox.put(_receive(sys.stdin.buffer))
+            inbox.put(pickle.loads(read_frame(stream)))
         except (EOFError, OSError):
             os._exit(130)
         except BaseException:  # noqa: BLE001 - a word that cannot be read must not leave us waiting
             traceback.print_exc()
             os._exit(1)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _limit_address_space(max_bytes: int | None) -> None:

@@ -218,6 +218,19 @@ class Context(Handle):
         n_embd = int(lib.llama_model_n_embd_out(self.model.pointer))
         return np.ctypeslib.as_array(row, shape=(n_embd,)).copy()
 
+    def logits_at(self, index: int) -> NDArray[np.float32]:
+        """Return the logits of the token at a batch index, `(n_vocab,)`; a view as in `logits`.
+
+        Writing into it changes what samplers see.
+
+        Raises:
+            EngineError: That token asked for no logits, or the last batch did not succeed.
+        """
+        row = library().llama_get_logits_ith(self.pointer, index) if self._n_outputs else None
+        if not row:
+            raise EngineError(f"token {index} of the last batch has no logits")
+        return np.ctypeslib.as_array(row, shape=(self.model.vocab.n_tokens,))
+
     def clear(self) -> None:
         """Forget all sequences."""
         library().llama_memory_clear(self._live_memory(), _KEEP_DATA)
@@ -229,6 +242,20 @@ class Context(Handle):
             Whether that was possible: recurrent state cannot be cut.
         """
         return bool(library().llama_memory_seq_rm(self._live_memory(), seq_id, first, last))
+
+    def copy(self, source: int, target: int, first: int, last: int) -> None:
+        """Let a sequence hold the positions `first` to before `last` of another, too.
+
+        The cells are shared: this takes no memory and no time worth naming.
+        """
+        library().llama_memory_seq_cp(self._live_memory(), source, target, first, last)
+
+    def first_position(self, seq_id: int) -> int:
+        """Return the first position from which all layers hold all that follow; -1 if empty.
+
+        Layers with a sliding window forget what is before it.
+        """
+        return int(library().llama_memory_seq_pos_min(self._live_memory(), seq_id))
 
     def next_position(self, seq_id: int = 0) -> int:
         """Return the position that the sequence's next token takes."""

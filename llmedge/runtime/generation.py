@@ -79,13 +79,16 @@ class StopMatcher:
             raise UsageError("a stop text is empty")
         self._stops = tuple(stops)
         self._held = ""
+        self.found: str | None = None
+        """The stop text that was met."""
 
     def feed(self, text: str) -> tuple[str, bool]:
         """Take text and return what is safe to show, and whether a stop text was met."""
         self._held += text
-        found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
+        found = [(at, stop) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
-            shown, self._held = self._held[: min(found)], ""
+            at, self.found = min(found)
+            shown, self._held = self._held[:at], ""
             return shown, True
         n_kept = max((self._overlap(stop) for stop in self._stops), default=0)
         cut = len(self._held) - n_kept

@@ -159,6 +159,11 @@ class Model(Handle):
         return not (is_recurrent or lib.llama_model_is_hybrid(self.pointer))
 
     @property
+    def window(self) -> int:
+        """Tokens that the layers with a sliding window look back; 0 without such layers."""
+        return int(library().llama_model_n_swa(self.pointer))
+
+    @property
     def can_generate(self) -> bool:
         """Whether it is a decoder that predicts the next token."""
         lib = library()

@@ -91,6 +91,10 @@ class Vocab:
         """Whether a token ends the generation (end of text, of turn, of message)."""
         return bool(library().llama_vocab_is_eog(self._live(), token))
 
+    def end_tokens(self) -> frozenset[int]:
+        """Return all tokens that end the generation."""
+        return frozenset(token for token in range(self.n_tokens) if self.is_end(token))
+
     def text(self, token: int | None) -> str:
         """Return a token as it is written in the vocabulary: `<|im_end|>`; "" for `None`."""
         if token is None:

@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from llmedge.core.errors import UsageError
-from llmedge.core.settings import load_settings, prepare_openmp
+from llmedge.core.settings import (
+    environment_without_secrets,
+    load_settings,
+    prepare_openmp,
+)
 
 
 def load(tmp_path: Path, config: str | None = None, **variables: str):
@@ -117,3 +121,34 @@ def test_openmp_spins_shortly_unless_the_user_chose():
 def test_preparing_openmp_twice_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GOMP_SPINCOUNT", "42")
     assert prepare_openmp() == prepare_openmp() == "GOMP_SPINCOUNT=42"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HF_TOKEN",
+        "OPENAI_API_KEY",
+        "LLMEDGE_API_KEYS",
+        "AWS_SECRET_ACCESS_KEY",
+        "PGPASSWORD",
+        "DATABASE_URL",
+        "https_proxy",
+        "HUGGING_FACE_HUB_TOKEN",
+        "SSH_AUTH_SOCK",
+    ],
+)
+def test_a_secret_is_not_passed_on(name: str):
+    assert environment_without_secrets({name: "hush", "PATH": "/bin"}) == {"PATH": "/bin"}
+
+
+def test_what_a_process_needs_is_passed_on():
+    names = (
+        "PATH",
+        "HOME",
+        "GOMP_SPINCOUNT",
+        "LD_LIBRARY_PATH",
+        "SYSTEMROOT",
+        "LANG",
+        "XKB_KEYMAP",
+    )
+    assert tuple(environment_without_secrets(dict.fromkeys(names, "x"))) == names

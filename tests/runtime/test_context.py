@@ -174,3 +174,26 @@ def test_a_batch_holds_what_it_was_made_for():
         assert (batch.n_tokens, batch.n_outputs) == (0, 0)
     with pytest.raises(ClosedHandleError):
         batch.clear()
+
+
+def test_the_logits_of_a_token_are_found_by_its_index(context: Context, batch: Batch):
+    decode(context, batch, [1, 2, 3, 4], n_logits=2)
+    assert (context.logits_at(2) == context.logits()[0]).all()
+    assert (context.logits_at(3) == context.logits()[1]).all()
+    with pytest.raises(EngineError, match="token 1"):
+        context.logits_at(1)
+
+
+def test_a_copied_prefix_is_as_if_it_had_been_computed_there(loaded: Model, batch: Batch):
+    with Context(loaded, ContextOptions(n_ctx=256, n_seq_max=2)) as context:
+        decode(context, batch, [1, 2, 3, 4, 5])
+        context.copy(0, 1, 0, 3)
+        assert (context.first_position(1), context.next_position(1)) == (0, 3)
+        batch.fill([4, 5], 3, seq_id=1)
+        context.decode(batch)
+        copied = context.logits()[0].copy()
+        context.clear()
+        assert context.first_position(1) == -1
+        decode(context, batch, [1, 2, 3])
+        decode(context, batch, [4, 5], position=3)
+        assert np.abs(context.logits()[0] - copied).max() < 1e-4

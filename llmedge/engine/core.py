@@ -1,0 +1,252 @@
+"""A loaded model and the requests that it answers: the scheduler's steps become events."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmedge.core.closable import Closable
+from llmedge.core.errors import UnsupportedError
+from llmedge.engine.clerk import Clerk, Prepared
+from llmedge.engine.draft import PromptLookup
+from llmedge.engine.engine import ModelInfo
+from llmedge.engine.generation import Delta, Finished, FinishReason, GenerationReport, Started
+from llmedge.engine.llama_backend import LlamaBackend
+from llmedge.engine.messages import Answer, Failed, Load
+from llmedge.engine.scheduler import Scheduler, SchedulerOptions
+from llmedge.engine.sequence import Outcome, Sequence
+from llmedge.gguf.mixes import MIXES
+from llmedge.gguf.reader import Array
+from llmedge.runtime.context import Context, ContextOptions
+from llmedge.runtime.grapheme import GraphemeDetokenizer
+from llmedge.runtime.model import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmedge.engine.engine import EngineStats
+
+
+class EngineCore(Closable):
+    """Answers requests with one context; for one thread, except `abort` and `clerk`.
+
+    Args:
+        context: Closed by the core, with its model.
+        model_id: The model's id on the endpoint.
+        options: How to share the context out.
+        n_draft: Most tokens to guess ahead by prompt lookup; 0 guesses none.
+
+    Attributes:
+        clerk: Prepares requests; for any one thread.
+        info: The model.
+    """
+
+    def __init__(
+        self, context: Context, model_id: str, options: SchedulerOptions, *, n_draft: int = 0
+    ) -> None:
+        self._context = context
+        self._backend = LlamaBackend(context)
+        self._scheduler = Scheduler(self._backend, options)
+        self._backend.is_unwanted = self._is_unwanted
+        self._vocab = context.model.vocab
+        self._end_tokens = self._vocab.end_tokens()
+        self._n_draft = n_draft
+        self._runs: dict[int, _Run] = {}
+        self._cancelled: set[int] = set()
+        self.clerk = Clerk(context)
+        self.info = _describe(context, model_id, options.n_slots)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a step would do nothing."""
+        return self._scheduler.is_idle
+
+    @property
+    def stats(self) -> EngineStats:
+        """The counters of this moment."""
+        return self._scheduler.stats
+
+    def add(self, id_: int, prepared: Prepared) -> Started:
+        """Put a request in line.
+
+        Raises:
+            LlmedgeError: It cannot be answered.
+        """
+        request = prepared.request
+        ends = frozenset(request.stop_tokens)
+        sequence = Sequence(
+            id_,
+            prepared.tokens,
+            prepared.sampler,
+            max_tokens=request.max_tokens,
+            end_tokens=ends if request.ignore_end else ends | self._end_tokens,
+            cache_key=request.cache_key,
+            drafts=PromptLookup(self._n_draft) if self._n_draft else None,
+        )
+        self._scheduler.add(sequence)
+        self._runs[id_] = _Run(sequence, prepared)
+        return Started(sequence.n_prompt)
+
+    def cancel(self, id_: int) -> None:
+        """End a request of which nobody wants to hear more; one that is not there is ignored."""
+        self._cancelled.discard(id_)
+        if self._drop(id_):
+            self._scheduler.cancel(id_)
+
+    def abort(self, id_: int) -> None:
+        """End the decode call that runs if it is for cancelled requests only; from any thread.
+
+        `cancel` must follow: until then such calls are not made.
+        """
+        self._cancelled.add(id_)
+        if self._is_unwanted():
+            self._context.abort()
+
+    def step(self) -> list[tuple[int, Answer]]:
+        """Compute one batch and return what came of it.
+
+        Raises:
+            EngineError: Nothing can be computed any more.
+        """
+        answers: list[tuple[int, Answer]] = []
+        for outcome in self._scheduler.step():
+            run = self._runs.get(outcome.sequence.id)
+            if run is not None:
+                self._absorb(run, outcome, answers)
+        return answers
+
+    def close(self) -> None:
+        """Free everything, the model too."""
+        for run in self._runs.values():
+            run.sampler.close()
+        self._backend.close()
+        self._context.model.close()
+
+    def _is_unwanted(self) -> bool:
+        return bool(self._cancelled) and self._scheduler.wants_abort(self._cancelled)
+
+    def _absorb(self, run: _Run, outcome: Outcome, answers: list[tuple[int, Answer]]) -> None:
+        id_ = run.sequence.id
+        if outcome.error is not None:
+            answers.append((id_, Failed.of(outcome.error)))
+            self._drop(id_)
+            return
+        delta, reason = run.take(outcome, self._vocab.piece)
+        if delta.text or delta.chances:
+            answers.append((id_, delta))
+        if reason is not None:
+            answers.append((id_, Finished(run.report(reason))))
+            self._drop(id_)
+            if outcome.finish_reason is None:
+                self._scheduler.finish(id_)
+
+    def _drop(self, id_: int) -> bool:
+        run = self._runs.pop(id_, None)
+        if run is None:
+            return False
+        run.sampler.close()
+        return True
+
+
+class _Run:
+    """One request on its way to its text."""
+
+    __slots__ = ("_detokenizer", "_matcher", "_shows_special", "sampler", "sequence")
+
+    def __init__(self, sequence: Sequence, prepared: Prepared) -> None:
+        self.sequence = sequence
+        self.sampler = prepared.sampler
+        self._matcher = prepared.matcher
+        self._shows_special = prepared.request.shows_special
+        self._detokenizer = GraphemeDetokenizer()
+
+    def take(
+        self, outcome: Outcome, piece: Callable[..., bytes]
+    ) -> tuple[Delta, FinishReason | None]:
+        """Return what a step adds to the text, and why that was the end, if it was."""
+        token, reason, text, is_stopped = outcome.token, outcome.finish_reason, "", False
+        chances = self.sampler.take_chance() if token is not None else []
+        if token is not None and token not in self.sequence.end_tokens:
+            data = piece(token, special=self._shows_special)
+            text, is_stopped = self._matcher.feed(self._detokenizer.feed(data))
+        elif token is not None:
+            chances = []
+        if reason is not None and not is_stopped:
+            rest, is_stopped = self._matcher.feed(self._detokenizer.finish())
+            text += rest if is_stopped else rest + self._matcher.finish()
+        return Delta(text, chances), "stop" if is_stopped else reason
+
+    def report(self, reason: FinishReason) -> GenerationReport:
+        """Say what the request took."""
+        sequence = self.sequence
+        started_s = sequence.last_s if sequence.started_s is None else sequence.started_s
+        first_s = sequence.last_s if sequence.first_s is None else sequence.first_s
+        return GenerationReport(
+            n_prompt=sequence.n_prompt,
+            n_cached=sequence.n_cached,
+            n_generated=sequence.n_generated,
+            queue_s=started_s - sequence.added_s,
+            prompt_s=first_s - started_s,
+            generation_s=sequence.last_s - first_s,
+            finish_reason=reason,
+            stop_text=self._matcher.found,
+            n_drafted=sequence.n_drafted,
+            n_accepted=sequence.n_accepted,
+        )
+
+
+def open_core(load: Load, on_progress: Callable[[float], bool]) -> EngineCore:
+    """Load a model and make room for its sequences.
+
+    Raises:
+        IntegrityError: The file is damaged.
+        UnsupportedError: The model does not generate text.
+        UsageError: An option that cannot be meant.
+        ResourceError: The memory is not there.
+    """
+    path = Path(os.fsdecode(load.path))
+    model = Model.load(path, load.model, on_progress)
+    try:
+        if not model.can_generate:
+            raise UnsupportedError(f"{path.name} is not a model that generates text")
+        context = Context(model, _context_options(load, model))
+        return EngineCore(context, load.model_id, load.scheduler, n_draft=load.n_draft)
+    except BaseException:
+        model.close()
+        raise
+
+
+def _context_options(load: Load, model: Model) -> ContextOptions:
+    n_slots = load.scheduler.n_slots
+    # The state of a recurrent model is allocated for each sequence, and none is kept.
+    n_seq_max = load.context.n_seq_max if model.can_rewind else n_slots
+    # llama.cpp wants room for a row of each sequence, whoever is in the batch.
+    n_outputs_max = max(n_seq_max, n_slots * (1 + load.n_draft))
+    return replace(load.context, n_seq_max=n_seq_max, n_outputs_max=n_outputs_max)
+
+
+def _describe(context: Context, model_id: str, n_slots: int) -> ModelInfo:
+    model = context.model
+    header, vocab = model.header, model.vocab
+    mixes = {mix.ftype: mix.name for mix in MIXES.values()}
+    languages = header.metadata.get("general.languages")
+    return ModelInfo(
+        id=model_id,
+        created=int(model.path.stat().st_mtime),
+        description=model.description,
+        architecture=header.architecture,
+        quant=mixes.get(header.number("general.file_type") or 0, ""),
+        languages=tuple(map(str, languages.items)) if isinstance(languages, Array) else (),
+        n_ctx=context.n_ctx,
+        n_ctx_train=model.n_ctx_train,
+        n_vocab=vocab.n_tokens,
+        n_embd=header.hyperparameter("embedding_length") or 0,
+        n_params=model.n_params,
+        size_bytes=model.size_bytes,
+        n_slots=n_slots,
+        chat_template=header.text("tokenizer.chat_template") or "",
+        bos=vocab.text(vocab.bos),
+        eos=vocab.text(vocab.eos),
+    )

@@ -1,0 +1,247 @@
+"""What parent and child of an engine say to each other: msgpack, tagged by name, one frame each.
+
+Nothing is unpickled on either side, and what does not decode is an error: a child that was taken
+over by a hostile model can send wrong text, and no more than that.
+
+msgspec reads the annotations at run time: what they name is imported for it, too.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from llmedge.core import errors
+from llmedge.core.errors import LlmedgeError, UsageError
+from llmedge.engine.engine import Embedding, EngineStats, ModelInfo, Score  # noqa: TC001
+from llmedge.engine.generation import ChatPrompt, Delta, Finished, Generation, Started
+from llmedge.engine.scheduler import SchedulerOptions  # noqa: TC001
+from llmedge.runtime.context import ContextOptions  # noqa: TC001
+from llmedge.runtime.model import ModelOptions  # noqa: TC001
+
+MAX_FRAME_BYTES = 1 << 30
+_ERRORS: dict[str, type[LlmedgeError]] = {
+    error.__name__: error
+    for error in vars(errors).values()
+    if isinstance(error, type) and issubclass(error, LlmedgeError)
+}
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """The first word to a child: which model, and how.
+
+    Attributes:
+        path: The GGUF file, as `os.fsencode` writes it: it may be no UTF-8.
+        model_id: The model's id on the endpoint.
+        model: How to load it.
+        context: How to run it; `n_seq_max` counts the sequences that are remembered, too.
+        scheduler: How to share it out.
+        n_draft: Most tokens to guess ahead by prompt lookup; 0 guesses none.
+    """
+
+    path: bytes
+    model_id: str
+    model: ModelOptions
+    context: ContextOptions
+    scheduler: SchedulerOptions
+    n_draft: int = 0
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    """Begin a request."""
+
+    id: int
+    request: Generation
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """Nobody waits for this request any more; it is not answered."""
+
+    id: int
+
+
+class Tokenize(msgspec.Struct, frozen=True, tag=True):
+    """Turn text into tokens."""
+
+    id: int
+    text: str
+    add_special: bool
+    parse_special: bool
+
+
+class Pieces(msgspec.Struct, frozen=True, tag=True):
+    """Return the bytes of tokens."""
+
+    id: int
+    tokens: list[int]
+
+
+class Render(msgspec.Struct, frozen=True, tag=True):
+    """Apply the chat template."""
+
+    id: int
+    prompt: ChatPrompt
+
+
+class Embed(msgspec.Struct, frozen=True, tag=True):
+    """Turn texts, or their tokens, into vectors."""
+
+    id: int
+    texts: list[str | list[int]]
+
+
+class Rerank(msgspec.Struct, frozen=True, tag=True):
+    """Score documents against a query."""
+
+    id: int
+    query: str
+    documents: list[str]
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """An `LlmedgeError` on its way: of one request, or of the load.
+
+    Attributes:
+        kind: The class's name; another than those known is a bug in the child.
+        message: What is wrong.
+        hint: What to do next.
+    """
+
+    kind: str
+    message: str
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failed:
+        """Take an error apart; one that is not ours is a bug, and goes by `RuntimeError`."""
+        if isinstance(error, LlmedgeError):
+            message = error.message.encode("utf-8", "replace").decode()
+            return cls(type(error).__name__, message, error.hint)
+        return cls("RuntimeError", f"in the engine: {type(error).__name__}: {error}")
+
+    def error(self) -> Exception:
+        """Return what was raised, to be raised again."""
+        known = _ERRORS.get(self.kind)
+        return RuntimeError(self.message) if known is None else known(self.message, self.hint)
+
+
+Answer: TypeAlias = Started | Delta | Finished | Failed
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """The load goes on.
+
+    Attributes:
+        share: What is done of it, 0 to 1.
+    """
+
+    share: float
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """The model is there; requests are answered from now on."""
+
+    info: ModelInfo
+
+
+class GaveUp(msgspec.Struct, frozen=True, tag=True):
+    """The model cannot be loaded, or llama.cpp failed while computing; the child ends."""
+
+    reason: Failed
+
+
+class Stepped(msgspec.Struct, frozen=True, tag=True):
+    """Everything that came of one step, in one frame; also the sign that the child is alive.
+
+    Attributes:
+        answers: Per request, in order.
+        stats: The counters after the step, where they are due.
+    """
+
+    answers: list[tuple[int, Answer]] = []
+    stats: EngineStats | None = None
+
+
+class Text(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Of `Render`."""
+
+    value: str
+
+
+class Tokens(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Of `Tokenize`."""
+
+    value: list[int]
+
+
+class PieceList(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Of `Pieces`."""
+
+    value: list[bytes]
+
+
+class Embeddings(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Of `Embed`."""
+
+    value: list[Embedding]
+
+
+class Scores(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Of `Rerank`."""
+
+    value: list[Score]
+
+
+ReplyValue: TypeAlias = Text | Tokens | PieceList | Embeddings | Scores
+
+
+class Reply(msgspec.Struct, frozen=True, tag=True):
+    """The answer to a question.
+
+    Attributes:
+        id: The question's.
+        value: What was asked for, or why there is none.
+    """
+
+    id: int
+    value: Failed | ReplyValue
+
+
+Question: TypeAlias = Tokenize | Pieces | Render | Embed | Rerank
+ToChild: TypeAlias = Load | Submit | Cancel | Tokenize | Pieces | Render | Embed | Rerank
+ToParent: TypeAlias = Loading | Loaded | GaveUp | Stepped | Reply
+
+_encoder = msgspec.msgpack.Encoder()
+_of_parent: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)
+_of_child: msgspec.msgpack.Decoder[ToParent] = msgspec.msgpack.Decoder(ToParent)
+
+
+def encode(message: ToChild | ToParent) -> bytes:
+    """Return a message as one frame's bytes.
+
+    Raises:
+        UsageError: It holds what no text and no number of 64 bits is, or is nested too deeply.
+    """
+    try:
+        return _encoder.encode(message)
+    except (UnicodeEncodeError, OverflowError, RecursionError, TypeError) as error:
+        raise UsageError(f"the request cannot be passed on: {error}") from None
+
+
+def decode_for_child(data: bytes) -> ToChild:
+    """Read what the parent said.
+
+    Raises:
+        msgspec.DecodeError: It is no message.
+    """
+    return _of_parent.decode(data)
+
+
+def decode_for_parent(data: bytes) -> ToParent:
+    """Read what the child said.
+
+    Raises:
+        msgspec.DecodeError: It is no message.
+    """
+    return _of_child.decode(data)
