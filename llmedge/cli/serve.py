@@ -2,44 +2,125 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmedge.cli.options import ModelArgument, RunFlags, grouped, model_path
+from llmedge.cli.options import ModelsArgument, RunFlags, grouped, model_path
 from llmedge.cli.output import note
-from llmedge.core.errors import InterruptedByUser
+from llmedge.core.errors import InterruptedByUser, NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from llmedge.core.settings import Settings
+    from llmedge.serve.server import Served, ServeOptions
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EndpointFlags:
+    """Where to listen, who may ask, and how much."""
+
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8080
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File with API keys, one a line; LLMEDGE_API_KEYS adds more.", show_default=False
+        ),
+    ] = None
+    allow_anonymous: Annotated[
+        bool, typer.Option("--allow-anonymous", help="Let others ask without a key.")
+    ] = False
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name of this machine in requests.", show_default=False),
+    ] = None
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A web page that may ask: http://localhost:3000.", show_default=False),
+    ] = None
+    max_queue: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Requests that may wait; more are told to retry.")
+    ] = 64
+    deadline: Annotated[
+        float, typer.Option(min=1, max=1e6, help="Seconds that one request may take.")
+    ] = 1800
+    ttl: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            max=1e9,
+            help="Seconds after which an unused model is unloaded, of several.",
+            show_default=False,
+        ),
+    ] = None
+
+    def serve_options(self, run: RunFlags, settings: Settings) -> ServeOptions:
+        """Return how to serve."""
+        from llmedge.serve.limits import Limits
+        from llmedge.serve.server import ServeOptions
+
+        return ServeOptions(
+            self.host,
+            self.port,
+            run.model_options(),
+            run.context_options(settings.threads),
+            limits=Limits(max_queue=self.max_queue, deadline_s=self.deadline),
+            api_keys=(*settings.api_keys, *self._keys_in_file()),
+            allow_anonymous=self.allow_anonymous,
+            hosts=tuple(self.allow_host or ()),
+            origins=tuple(self.allow_origin or ()),
+            ttl_s=self.ttl,
+        )
+
+    def _keys_in_file(self) -> tuple[str, ...]:
+        from llmedge.core.settings import split_keys
+
+        if self.api_key_file is None:
+            return ()
+        try:
+            keys = split_keys(self.api_key_file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise NotFoundError(f"{self.api_key_file} cannot be read: {error}") from None
+        if not keys:
+            raise UsageError(f"{self.api_key_file} has no API key")
+        return keys
 
 
 @grouped
-def serve_command(
-    model: ModelArgument,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8080,
-    *,
-    run: RunFlags,
-) -> None:
-    """Serve a model through an OpenAI-compatible endpoint."""
+def serve_command(models: ModelsArgument, *, endpoint: EndpointFlags, run: RunFlags) -> None:
+    """Serve models through an OpenAI-compatible endpoint."""
     from llmedge.core.settings import load_settings
-    from llmedge.serve.server import ServeOptions, bind, open_engine, serve
+    from llmedge.serve.server import bind, serve
 
     settings = load_settings()
-    options = ServeOptions(host, port, run.model_options(), run.context_options(settings.threads))
-    path = model_path(model)
+    options = endpoint.serve_options(run, settings)
+    paths = [model_path(model) for model in models]
     with bind(options) as listener:
-        engine = open_engine(path, options, settings)
+        served, name = _open(paths, options, settings)
         try:
-            serve(engine, options, listener, lambda url: _announce(url, engine.info.id, host))
+            serve(served, options, listener, lambda url: _announce(url, name, options))
         except InterruptedByUser:
             note("stopped")
-        finally:
-            engine.close()
 
 
-def _announce(url: str, model: str, host: str) -> None:
-    from llmedge.serve.app import LOOPBACK_HOSTS
+def _open(paths: list[Path], options: ServeOptions, settings: Settings) -> tuple[Served, str]:
+    """Load the only model, or describe several; return them and what to call them."""
+    from llmedge.serve.server import model_source, open_engine
 
-    note(f"serving {model} on {url}/v1 (Ctrl-C stops)")
-    note(f"  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY=none")
-    if host not in LOOPBACK_HOSTS:
-        note("warning: whoever reaches this address can use the model; there is no API key")
+    if len(paths) == 1:
+        engine = open_engine(paths[0], options, settings)
+        return engine, engine.info.id
+    sources = [model_source(path, options, settings) for path in paths]
+    return sources, ", ".join(source.info.id for source in sources)
+
+
+def _announce(url: str, names: str, options: ServeOptions) -> None:
+    from llmedge.serve.guard import LOOPBACK_HOSTS
+
+    note(f"serving {names} on {url}/v1 (Ctrl-C stops)")
+    key = "YOUR_KEY" if options.api_keys else "none"
+    note(f"  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key}")
+    if options.host not in LOOPBACK_HOSTS and not options.api_keys:
+        note("warning: whoever reaches this address can use the models; there is no API key")

@@ -7,7 +7,9 @@
     ├── UnsupportedError        4   understood, but not possible here or not shown to be right
     │   └── MissingExtraError   4   an optional part of llmedge is not installed
     ├── ResourceError           5   memory, disk or time ran out; a device was lost
-    │   └── EngineError         5   llama.cpp gave up while computing
+    │   ├── EngineError         5   llama.cpp gave up while computing
+    │   ├── BusyError           5   too much is asked at once; later it may work
+    │   └── DeadlineError       5   it took longer than it may
     ├── IntegrityError          6   a file is truncated, malformed or not what it says
     ├── JudgementError          7   judged and failed: a gate, a check
     ├── UntrustworthyError      8   a measurement that must not be used
@@ -76,6 +78,22 @@ class ResourceError(LlmedgeError):
 
 class EngineError(ResourceError):
     """llama.cpp gave up while computing."""
+
+
+class BusyError(ResourceError):
+    """Too much is asked at once; the same may work later.
+
+    Attributes:
+        retry_after_s: Seconds after which to ask again.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, retry_after_s: int = 1) -> None:
+        super().__init__(message, hint)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(ResourceError):
+    """Something took longer than it may."""
 
 
 class IntegrityError(LlmedgeError):

@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
-_KEYS = ("home", "threads", "log")
+_KEYS = ("home", "threads", "log", "api_keys")
 _CONFIG_VARIABLE = "LLMEDGE_CONFIG"
 
 # libgomp's barrier spins 300,000 rounds or forever by default; one loaded core then stalls all
@@ -46,6 +46,7 @@ class Settings:
         log: Level of the log on stderr, `None` for none.
         hf_cache: Folder of the Hugging Face Hub cache.
         has_hf_token: Whether a Hub token is set or stored. The token itself is not kept.
+        api_keys: Keys that let clients use the endpoint, separated by commas or white space.
     """
 
     home: Path
@@ -53,6 +54,7 @@ class Settings:
     log: str | None
     hf_cache: Path
     has_hf_token: bool
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def models_dir(self) -> Path:
@@ -90,6 +92,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         log=_parse_log(values.get("log")),
         hf_cache=_hf_cache(env),
         has_hf_token=_has_hf_token(env),
+        api_keys=split_keys(values.get("api_keys", "")),
     )
 
 
@@ -97,6 +100,11 @@ def environment_without_secrets(environ: Mapping[str, str] | None = None) -> dic
     """Return the environment for a child that runs what was downloaded: no tokens, no keys."""
     env = os.environ if environ is None else environ
     return {name: value for name, value in env.items() if not _SECRET.search(name)}
+
+
+def split_keys(text: str) -> tuple[str, ...]:
+    """Return the API keys in a text, separated by commas or white space."""
+    return tuple(text.replace(",", " ").split())
 
 
 def prepare_openmp() -> str:

@@ -1,85 +1,60 @@
-"""The endpoint as an ASGI application: routes, errors, hosts."""
+"""The endpoint as an ASGI application: routes, errors, and what every request passes."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import Route
 
-from llmedge.core.errors import LlmedgeError, UsageError
-from llmedge.serve.errors import (
-    error_response,
-    on_bug,
-    on_client_left,
-    on_http_error,
-    on_llmedge_error,
-)
-from llmedge.serve.handlers import Handlers
-from llmedge.serve.stream import ClientLeft
+from llmedge.core.errors import LlmedgeError
+from llmedge.serve import handlers, status
+from llmedge.serve.chat_service import ChatService
+from llmedge.serve.errors import on_bug, on_client_left, on_http_error, on_llmedge_error
+from llmedge.serve.guard import Guard, GuardOptions
+from llmedge.serve.request_log import RequestLog
+from llmedge.serve.stream import KEEP_ALIVE_S, ClientLeft
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-    from llmedge.serve.engine import Engine
-
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
-
-
-class HostGuard:
-    """Answers only requests whose `Host` header is allowed.
-
-    A page from elsewhere that points its own name at this machine (DNS rebinding) sends that name.
-
-    Args:
-        app: What to guard.
-        allowed: Host names without ports; `*` allows all.
-    """
-
-    def __init__(self, app: ASGIApp, allowed: frozenset[str]) -> None:
-        self._app = app
-        self._allowed = allowed
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
-        if scope["type"] == "http" and "*" not in self._allowed:
-            host = Headers(scope=scope).get("host", "")
-            if _without_port(host) not in self._allowed:
-                refusal = error_response(UsageError(f"the host {host[:80]!r} is not served here"))
-                await refusal(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if ":" in host else host
+    from llmedge.serve.metrics import Meters
+    from llmedge.serve.pool import ModelPool
 
 
 def build_app(
-    engine: Engine, *, fingerprint: str, allowed_hosts: Sequence[str] = LOOPBACK_HOSTS
+    pool: ModelPool,
+    meters: Meters,
+    guard: GuardOptions,
+    *,
+    fingerprint: str,
+    keep_alive_s: float = KEEP_ALIVE_S,
 ) -> Starlette:
-    """Build the application over an engine.
+    """Build the application over a pool of models.
 
     Args:
-        engine: Runs the model; closed by whoever made it.
+        pool: Closed by whoever made it.
+        meters: What the pool's engines measure.
+        guard: Who may ask.
         fingerprint: Names the software in answers.
-        allowed_hosts: Values of the `Host` header that are answered; see `HostGuard`.
+        keep_alive_s: Silence in a stream after which the client is told that it is not over.
     """
-    handlers = Handlers(engine, fingerprint)
+    service = ChatService(pool)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        del app
+        sweeper = asyncio.create_task(pool.sweep())
+        yield
+        sweeper.cancel()
+
     app = Starlette(
         routes=[
-            Route("/health", handlers.health),
-            Route("/v1/models", handlers.models),
-            Route("/v1/models/{id:path}", handlers.model),
-            Route("/v1/chat/completions", handlers.chat_completions, methods=["POST"]),
-            Route("/v1/completions", handlers.completions, methods=["POST"]),
+            *status.routes(pool, meters),
+            *handlers.routes(service, fingerprint, keep_alive_s=keep_alive_s),
         ],
         exception_handlers={
             LlmedgeError: on_llmedge_error,
@@ -87,7 +62,8 @@ def build_app(
             HTTPException: on_http_error,
             Exception: on_bug,
         },
-        middleware=[Middleware(HostGuard, allowed=frozenset(allowed_hosts))],
+        middleware=[Middleware(RequestLog), Middleware(Guard, options=guard)],
+        lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a redirected POST is a surprise, a 404 is an answer
     return app

@@ -1,4 +1,4 @@
-"""llmedge's errors in OpenAI's shape."""
+"""llmedge's errors on the wire: in OpenAI's shape, or that of the path that was asked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from llmedge.core.errors import (
+    BusyError,
     ContextLengthError,
+    DeadlineError,
     LlmedgeError,
     NotFoundError,
     ResourceError,
@@ -25,21 +27,53 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("llmedge.serve")
 
+
+# An engine that is started again is there after a few seconds.
+_RETRY_AFTER_S = "2"
 # First match counts: the more special error stands first.
 _KINDS: tuple[tuple[type[LlmedgeError], int, str, str | None], ...] = (
     (ContextLengthError, 400, "invalid_request_error", "context_length_exceeded"),
     (UsageError, 400, "invalid_request_error", None),
     (NotFoundError, 404, "invalid_request_error", "model_not_found"),
     (UnsupportedError, 400, "invalid_request_error", "unsupported"),
+    (BusyError, 429, "rate_limit_error", "queue_full"),
+    (DeadlineError, 504, "server_error", "deadline_exceeded"),
     (ResourceError, 503, "server_error", "unavailable"),
     (LlmedgeError, 500, "server_error", None),
 )
 
 
-def error_response(error: LlmedgeError) -> Response:
-    """Return the response for an error of ours."""
+def error_response(error: LlmedgeError, path: str = "") -> Response:
+    """Return the response for an error of ours.
+
+    Args:
+        error: What went wrong.
+        path: What was asked; some paths have a shape of their own.
+    """
     status, payload = _classify(error)
-    return _response(status, payload)
+    response = _response(status, payload, path)
+    if isinstance(error, BusyError):
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    elif status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = _RETRY_AFTER_S
+    return response
+
+
+def refusal(status: int, message: str, code: str, path: str) -> Response:
+    """Return the response for a request that is not let in.
+
+    Args:
+        status: The HTTP status.
+        message: Why.
+        code: A word for programs.
+        path: What was asked.
+    """
+    is_key = status == HTTPStatus.UNAUTHORIZED
+    kind = "authentication_error" if is_key else "invalid_request_error"
+    response = _response(status, _payload(message, kind, code), path)
+    if is_key:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
 
 
 def stream_error(error: LlmedgeError) -> ErrorResponse:
@@ -49,18 +83,18 @@ def stream_error(error: LlmedgeError) -> ErrorResponse:
 
 async def on_llmedge_error(request: Request, error: Exception) -> Response:
     """Answer an error of ours."""
-    del request
     if not isinstance(error, LlmedgeError):
         raise error
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer what the router refuses: an unknown path, a wrong method."""
     if not isinstance(error, HTTPException):
         raise error
-    message = f"{request.method} {request.url.path}: {HTTPStatus(error.status_code).phrase}"
-    response = _response(error.status_code, _payload(message, "invalid_request_error", None))
+    path = request.url.path
+    message = f"{request.method} {path}: {HTTPStatus(error.status_code).phrase}"
+    response = _response(error.status_code, _payload(message, "invalid_request_error", None), path)
     response.headers.update(error.headers or {})
     return response
 
@@ -74,12 +108,17 @@ async def on_client_left(request: Request, error: Exception) -> Response:
 async def on_bug(request: Request, error: Exception) -> Response:
     """Answer a bug without its details; they go to the log."""
     _log.error("bug in %s %s", request.method, request.url.path, exc_info=error)
-    return _response(500, _payload("an internal error", "server_error", None))
+    return _response(500, internal_error(), request.url.path)
+
+
+def internal_error() -> ErrorResponse:
+    """Return what a client is told of a bug."""
+    return _payload("an internal error", "server_error", None)
 
 
 def _classify(error: LlmedgeError) -> tuple[int, ErrorResponse]:
-    for kind, status, name, code in _KINDS:
-        if isinstance(error, kind):
+    for cls, status, name, code in _KINDS:
+        if isinstance(error, cls):
             return status, _payload(error.message, name, code)
     raise AssertionError("the last row of the table matches every error")
 
@@ -88,5 +127,11 @@ def _payload(message: str, kind: str, code: str | None) -> ErrorResponse:
     return ErrorResponse(ErrorBody(message, kind, None, code))
 
 
-def _response(status: int, payload: ErrorResponse) -> Response:
-    return Response(msgspec.json.encode(payload), status, media_type="application/json")
+def _response(status: int, payload: ErrorResponse, path: str) -> Response:
+    shaped: object = payload
+    if path.startswith("/v1/messages"):
+        error = payload.error
+        shaped = {"type": "error", "error": {"type": error.type, "message": error.message}}
+    elif path.startswith("/api/"):
+        shaped = {"error": payload.error.message}
+    return Response(msgspec.json.encode(shaped), status, media_type="application/json")

@@ -5,26 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 
-from llmedge.core.errors import ContextLengthError, EngineError, LlmedgeError
-from llmedge.runtime.chat_template import ChatTemplate
-from llmedge.runtime.generation import TextGenerator
-from llmedge.serve.engine import (
+from llmedge.core.errors import ContextLengthError, EngineError, LlmedgeError, UnsupportedError
+from llmedge.engine.engine import Embedding, EngineState, EngineStats, ModelInfo, Score
+from llmedge.engine.generation import (
     ChatPrompt,
     Delta,
     Event,
     Finished,
     Generation,
-    ModelInfo,
+    GenerationReport,
     Started,
+    TextPrompt,
+    TokenPrompt,
 )
+from llmedge.runtime.chat_template import ChatTemplate
+from llmedge.runtime.generation import GenerationOptions, TextGenerator
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from llmedge.runtime.context import Context
+
+ResultT = TypeVar("ResultT")
 
 # Long runs of spaces are one token in some vocabularies; whole texts of them are not.
 _MAX_CHARS_PER_TOKEN = 32
@@ -33,7 +39,10 @@ _Word: TypeAlias = "Event | BaseException | None"
 
 
 class InProcessEngine:
-    """Serves one context. The thread is the context's only user, except to abort it.
+    """Serves one context; an `engine.Engine` for one request at a time.
+
+    The thread is the context's only user, except to abort it. Constraints, log probabilities, stop
+    tokens, adapters, embeddings and scores are refused.
 
     Args:
         context: Closed by the engine, with its model.
@@ -49,25 +58,30 @@ class InProcessEngine:
         self._current: _Job | None = None
         self._jobs: set[_Job] = set()
         self._is_closing = False
-        self._is_healthy = True
-        model = context.model
-        self.info = ModelInfo(
-            id=model_id,
-            created=int(model.path.stat().st_mtime),
-            description=model.description,
-            n_ctx=context.n_ctx,
-            n_ctx_train=model.n_ctx_train,
-            n_params=model.n_params,
-            size_bytes=model.size_bytes,
-        )
+        self._has_failed = False
+        self._info = _describe(context, model_id)
+        self._n_prompt = self._n_cached = self._n_generated = 0
 
     @property
-    def is_healthy(self) -> bool:
-        """Whether the last computation did not fail and the engine is open."""
-        return self._is_healthy and not self._is_closing
+    def info(self) -> ModelInfo:
+        """The model."""
+        return self._info
+
+    @property
+    def state(self) -> EngineState:
+        """`failed` after a computation failed, until one works again."""
+        if self._is_closing:
+            return "closed"
+        return "failed" if self._has_failed else "ready"
+
+    @property
+    def n_restarts(self) -> int:
+        """Always 0: there is no process of its own."""
+        return 0
 
     async def generate(self, request: Generation) -> AsyncIterator[Event]:
         """Run a request; see `Engine.generate`."""
+        _refuse_unsupported(request)
         job = _Job(request, asyncio.get_running_loop())
         with self._lock:
             if self._is_closing:
@@ -84,6 +98,45 @@ class InProcessEngine:
             # the next graph node and goes on with the next job.
             self._cancel(job)
 
+    async def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Turn text into tokens."""
+        self._refuse_hopeless(len(text))
+        vocab = self._context.model.vocab
+        return await self._do(
+            lambda: vocab.tokenize(text, add_special=add_special, parse_special=parse_special)
+        )
+
+    async def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """Return the bytes of tokens."""
+        vocab = self._context.model.vocab
+        return await self._do(lambda: [vocab.piece(token) for token in tokens])
+
+    async def render(self, prompt: ChatPrompt) -> str:
+        """Return what the chat template makes of messages."""
+        return await self._do(lambda: self._render(prompt))
+
+    async def embed(self, texts: Sequence[str | Sequence[int]]) -> list[Embedding]:
+        """Refuse; see the class."""
+        del texts
+        _refuse("embeddings")
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> list[Score]:
+        """Refuse; see the class."""
+        del query, documents
+        _refuse("scores")
+
+    async def stats(self) -> EngineStats:
+        """Return the counters of this moment."""
+        n_running = int(self._current is not None)
+        return EngineStats(
+            n_running=n_running,
+            n_waiting=max(0, len(self._jobs) - n_running),
+            n_cells=self._context.n_ctx,
+            n_prompt_tokens=self._n_prompt,
+            n_cached_tokens=self._n_cached,
+            n_generated_tokens=self._n_generated,
+        )
+
     def close(self) -> None:
         """Stop what runs and what waits with an error, and free the model; twice is harmless."""
         with self._lock:
@@ -97,6 +150,14 @@ class InProcessEngine:
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._generator.close()
         self._context.model.close()
+
+    async def _do(self, work: Callable[[], ResultT]) -> ResultT:
+        """Do something with the model on the thread, where nothing frees it meanwhile."""
+        with self._lock:
+            if self._is_closing:
+                raise EngineError("the engine is closed")
+            future = self._thread.submit(work)
+        return await asyncio.wrap_future(future)
 
     def _cancel(self, job: _Job) -> None:
         job.is_cancelled.set()
@@ -116,7 +177,7 @@ class InProcessEngine:
             self._generate(job)
         except LlmedgeError as error:
             if isinstance(error, EngineError):
-                self._is_healthy = False
+                self._has_failed = True
             job.say(error)
         except Exception as error:  # noqa: BLE001 - a bug ends one request, not the engine
             job.say(error)
@@ -126,40 +187,75 @@ class InProcessEngine:
             job.say(None)
 
     def _generate(self, job: _Job) -> None:
+        queue_s = time.monotonic() - job.created
         prompt = self._tokenize(job.request)
         self._generator.check(prompt)
         job.say(Started(len(prompt)))
-        if not self._is_healthy:
+        if self._has_failed:
             self._generator.forget()
-        with contextlib.closing(self._generator.generate(prompt, job.request.options)) as pieces:
+        options = GenerationOptions(
+            max_tokens=job.request.max_tokens,
+            stop=job.request.stop,
+            sampling=job.request.sampling,
+            ignore_end=job.request.ignore_end,
+        )
+        with contextlib.closing(self._generator.generate(prompt, options)) as pieces:
             for text in pieces:
                 job.say(Delta(text))
                 if job.is_cancelled.is_set():
                     return
-        self._is_healthy = True
+        self._has_failed = False
         report = self._generator.report
         # What was cut off is no answer; whoever cut it off is not waiting for one.
-        if report is not None and report.finish_reason != "cancelled":
-            job.say(Finished(report))
+        if report is None or report.finish_reason == "cancelled":
+            return
+        self._n_prompt += report.n_prompt
+        self._n_cached += report.n_cached
+        self._n_generated += report.n_generated
+        job.say(
+            Finished(
+                GenerationReport(
+                    n_prompt=report.n_prompt,
+                    n_cached=report.n_cached,
+                    n_generated=report.n_generated,
+                    queue_s=queue_s,
+                    prompt_s=report.prompt_s,
+                    generation_s=report.generation_s,
+                    finish_reason=report.finish_reason,
+                )
+            )
+        )
 
     def _tokenize(self, request: Generation) -> list[int]:
-        model = self._context.model
-        self._refuse_hopeless(request)
-        if isinstance(request.prompt, ChatPrompt):
-            if self._template is None:
-                self._template = ChatTemplate.of_model(model)
-            return self._template.tokenize(model, request.prompt.messages)
-        return model.vocab.tokenize(request.prompt.text, add_special=True, parse_special=True)
+        model, prompt = self._context.model, request.prompt
+        if isinstance(prompt, TokenPrompt):
+            wrong = next((t for t in prompt.tokens if not 0 <= t < model.vocab.n_tokens), None)
+            if wrong is not None:
+                raise UnsupportedError(f"the vocabulary has no token {wrong}")
+            return prompt.tokens
+        if isinstance(prompt, TextPrompt):
+            self._refuse_hopeless(len(prompt.text))
+            return model.vocab.tokenize(prompt.text, add_special=True, parse_special=True)
+        self._refuse_hopeless(sum(len(str(m.get("content", ""))) for m in prompt.messages))
+        tokens = model.vocab.tokenize(self._render(prompt), parse_special=True)
+        vocab = model.vocab
+        if vocab.adds_bos and vocab.bos is not None and not vocab.starts_with_bos(tokens):
+            tokens.insert(0, vocab.bos)
+        return tokens
 
-    def _refuse_hopeless(self, request: Generation) -> None:
+    def _render(self, prompt: ChatPrompt) -> str:
+        if prompt.continues:
+            _refuse("the continuation of an answer")
+        if self._template is None:
+            self._template = ChatTemplate.of_model(self._context.model)
+        variables = {**prompt.arguments, "tools": prompt.tools}
+        return self._template.render(prompt.messages, variables=variables)
+
+    def _refuse_hopeless(self, n_chars: int) -> None:
         """Refuse a prompt that no vocabulary makes short enough, before it is tokenized.
 
         Tokenizing megabytes takes seconds, and nothing can stop it.
         """
-        if isinstance(request.prompt, ChatPrompt):
-            n_chars = sum(len(str(m.get("content", ""))) for m in request.prompt.messages)
-        else:
-            n_chars = len(request.prompt.text)
         if n_chars > _MAX_CHARS_PER_TOKEN * self._context.n_ctx:
             raise ContextLengthError(
                 f"the prompt has {n_chars} characters, the context holds {self._context.n_ctx} "
@@ -173,6 +269,7 @@ class _Job:
 
     def __init__(self, request: Generation, loop: asyncio.AbstractEventLoop) -> None:
         self.request = request
+        self.created = time.monotonic()
         self.words: asyncio.Queue[_Word] = asyncio.Queue()
         self.is_cancelled = threading.Event()
         self._loop = loop
@@ -181,3 +278,36 @@ class _Job:
         """Hand a word over to the event loop; a loop that has ended hears nothing."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self.words.put_nowait, word)
+
+
+def _describe(context: Context, model_id: str) -> ModelInfo:
+    model = context.model
+    return ModelInfo(
+        id=model_id,
+        created=int(model.path.stat().st_mtime),
+        description=model.description,
+        architecture=model.header.architecture,
+        n_ctx=context.n_ctx,
+        n_ctx_train=model.n_ctx_train,
+        n_vocab=model.vocab.n_tokens,
+        n_params=model.n_params,
+        size_bytes=model.size_bytes,
+        chat_template=model.header.text("tokenizer.chat_template") or "",
+        bos=model.vocab.text(model.vocab.bos),
+        eos=model.vocab.text(model.vocab.eos),
+    )
+
+
+def _refuse_unsupported(request: Generation) -> None:
+    if request.constraint is not None:
+        _refuse("constrained output")
+    if request.n_logprobs is not None:
+        _refuse("log probabilities")
+    if request.stop_tokens:
+        _refuse("stop tokens")
+    if request.adapters:
+        _refuse("adapters")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise UnsupportedError(f"{what}: not supported by this engine")

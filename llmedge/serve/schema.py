@@ -1,7 +1,8 @@
-"""The wire types of the endpoint, as OpenAI's API defines them.
+"""What clients send and errors look like, as OpenAI's API defines it.
 
-Source: OpenAI API reference, Chat Completions and Completions. Fields that this endpoint does not
-know are reported as ignored; fields that it knows and cannot do are refused by `requests.py`.
+Source: OpenAI API reference, Chat Completions and Completions; names beyond it are llama-server's
+and vLLM's. Fields that are not known are reported as ignored; fields that are known and cannot be
+done are refused by `requests.py`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from typing import Any, Literal
 
 import msgspec
 
-FinishReason = Literal["stop", "length"]
-
 
 class TextPart(msgspec.Struct, tag_field="type", tag="text"):
     """A part of a message's content that is text."""
 
     text: str
+
+
+class RefusalPart(msgspec.Struct, tag_field="type", tag="refusal"):
+    """A part of an earlier answer that is a refusal; text as any other."""
+
+    refusal: str
 
 
 class ImagePart(msgspec.Struct, tag_field="type", tag="image_url"):
@@ -31,14 +36,36 @@ class AudioPart(msgspec.Struct, tag_field="type", tag="input_audio"):
     input_audio: Any
 
 
+class FilePart(msgspec.Struct, tag_field="type", tag="file"):
+    """A part of a message's content that is a file; refused."""
+
+    file: Any
+
+
+class CalledFunction(msgspec.Struct):
+    """What was called; the arguments are JSON text."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(msgspec.Struct):
+    """A call in an earlier answer."""
+
+    function: CalledFunction
+    id: str = ""
+    type: Literal["function"] = "function"
+
+
 class ChatMessage(msgspec.Struct):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart | ImagePart | AudioPart] | None = None
+    content: str | list[TextPart | RefusalPart | ImagePart | AudioPart | FilePart] | None = None
     name: str | None = None
-    tool_calls: Any = None
+    tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
 
 
 class StreamOptions(msgspec.Struct):
@@ -47,8 +74,40 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+class PlainFormat(msgspec.Struct, tag_field="type", tag="text"):
+    """Any text."""
+
+
+class JsonObjectFormat(msgspec.Struct, tag_field="type", tag="json_object"):
+    """Any JSON object, or what a schema says."""
+
+    schema: dict[str, Any] | None = None
+
+
+class NamedSchema(msgspec.Struct):
+    """A JSON schema with a name."""
+
+    schema: dict[str, Any]
+    name: str = ""
+    strict: bool | None = None
+    description: str | None = None
+
+
+class JsonSchemaFormat(msgspec.Struct, tag_field="type", tag="json_schema"):
+    """JSON by a schema."""
+
+    json_schema: NamedSchema
+
+
+class Adapter(msgspec.Struct):
+    """A LoRA adapter that was loaded with the model."""
+
+    name: str
+    scale: float = 1.0
+
+
 class SamplingFields(msgspec.Struct, kw_only=True):
-    """What both kinds of request say about sampling; `None` leaves it to the server."""
+    """What both kinds of request say; `None` leaves it to the server."""
 
     model: str | None = None
     max_tokens: int | None = None
@@ -56,16 +115,32 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
+    typical_p: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: int | None = None
+    dry_penalty_last_n: int | None = None
+    dry_sequence_breakers: list[str] | None = None
+    top_n_sigma: float | None = None
     repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    logit_bias: dict[str, float] | list[tuple[int, float | bool]] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
     user: str | None = None
-    logit_bias: Any = None
+    grammar: str | None = None
+    regex: str | None = None
+    json_schema: dict[str, Any] | None = None
+    lora: list[Adapter] | None = None
 
 
 class ChatRequest(SamplingFields, kw_only=True):
@@ -75,152 +150,24 @@ class ChatRequest(SamplingFields, kw_only=True):
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    response_format: Any = None
-    tools: Any = None
-    tool_choice: Any = None
+    response_format: PlainFormat | JsonObjectFormat | JsonSchemaFormat | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
+    reasoning_budget: int | None = None
+    continue_final_message: bool | None = None
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
     """`POST /v1/completions`."""
 
-    prompt: str | list[Any]
+    prompt: str | list[str | int | list[int]]
     logprobs: int | None = None
     echo: bool | None = None
     suffix: str | None = None
     best_of: int | None = None
-
-
-class PromptDetails(msgspec.Struct):
-    """Where the prompt's tokens came from."""
-
-    cached_tokens: int
-
-
-class Usage(msgspec.Struct):
-    """Tokens of one request."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptDetails
-
-
-class Timings(msgspec.Struct):
-    """Speed of one request, with llama-server's field names."""
-
-    prompt_n: int
-    prompt_ms: float
-    prompt_per_second: float
-    predicted_n: int
-    predicted_ms: float
-    predicted_per_second: float
-
-
-class AnswerMessage(msgspec.Struct):
-    """The answer."""
-
-    content: str
-    role: Literal["assistant"] = "assistant"
-
-
-class ChatChoice(msgspec.Struct):
-    """The only choice of a chat completion."""
-
-    message: AnswerMessage
-    finish_reason: FinishReason
-    index: int = 0
-    logprobs: None = None
-
-
-class ChatCompletion(msgspec.Struct, kw_only=True):
-    """The answer to a chat request."""
-
-    id: str
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: Usage
-    timings: Timings
-    system_fingerprint: str
-    object: Literal["chat.completion"] = "chat.completion"
-
-
-class ChunkDelta(msgspec.Struct, omit_defaults=True):
-    """What a chunk adds."""
-
-    role: str | None = None
-    content: str | None = None
-
-
-class ChunkChoice(msgspec.Struct):
-    """The only choice of a chunk."""
-
-    delta: ChunkDelta
-    finish_reason: FinishReason | None = None
-    index: int = 0
-    logprobs: None = None
-
-
-class ChatChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A part of a streamed answer to a chat request."""
-
-    id: str
-    created: int
-    model: str
-    choices: list[ChunkChoice]
-    system_fingerprint: str
-    object: str
-    usage: Usage | None = None
-    timings: Timings | None = None
-
-
-class TextChoice(msgspec.Struct):
-    """The only choice of a text completion."""
-
-    text: str
-    finish_reason: FinishReason | None = None
-    index: int = 0
-    logprobs: None = None
-
-
-class TextCompletion(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """The answer to a completion request, or a part of it."""
-
-    id: str
-    created: int
-    model: str
-    choices: list[TextChoice]
-    system_fingerprint: str
-    object: str
-    usage: Usage | None = None
-    timings: Timings | None = None
-
-
-class ModelMeta(msgspec.Struct):
-    """What the model is, beyond OpenAI's fields."""
-
-    description: str
-    n_ctx: int
-    n_ctx_train: int
-    n_params: int
-    size_bytes: int
-
-
-class ModelCard(msgspec.Struct, kw_only=True):
-    """A model in the list."""
-
-    id: str
-    created: int
-    meta: ModelMeta
-    object: Literal["model"] = "model"
-    owned_by: str = "llmedge"
-
-
-class ModelList(msgspec.Struct):
-    """`GET /v1/models`."""
-
-    data: list[ModelCard]
-    object: Literal["list"] = "list"
 
 
 class ErrorBody(msgspec.Struct):

@@ -6,30 +6,44 @@ import contextlib
 import socket
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import llmedge
 from llmedge.core.errors import EngineError, UnsupportedError, UsageError
+from llmedge.engine.engine import Engine, ModelInfo
+from llmedge.gguf.memory import KvCacheOptions, estimate_memory
+from llmedge.gguf.reader import read_header
+from llmedge.host.memory import read_memory
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.first_load import ensure_loads, require_text
 from llmedge.runtime.library import library_info
 from llmedge.runtime.model import Model, ModelOptions
-from llmedge.serve.app import LOOPBACK_HOSTS, build_app
+from llmedge.serve.app import build_app
+from llmedge.serve.guard import GuardOptions, guard_for
+from llmedge.serve.head_deadline import protocol_with_head_deadline
 from llmedge.serve.in_process import InProcessEngine
+from llmedge.serve.limits import Drain, Limits
+from llmedge.serve.metrics import Meters
+from llmedge.serve.pool import ModelPool, ModelSource, pool_of
+from llmedge.serve.stream import KEEP_ALIVE_S
 from llmedge.store.catalog import model_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     import uvicorn
 
     from llmedge.core.settings import Settings
-    from llmedge.serve.engine import Engine
 
-_GRACE_S = 4
+Served: TypeAlias = "Engine | Sequence[ModelSource]"
+
 _START_TIMEOUT_S = 30.0
+# Errors that end answers are still sent after the engines are closed.
+_LAST_WORDS_S = 4.0
+# llama.cpp's compute buffers, and the process around them.
+_ENGINE_BYTES = 200 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +53,42 @@ class ServeOptions:
     Attributes:
         host: Address to listen on.
         port: Port; 0 takes a free one.
-        model: How to load the model.
+        model: How to load a model.
         context: How to run it.
+        limits: How much is let in.
+        api_keys: One of them must be shown; none asks for none.
+        allow_anonymous: Answer everybody who reaches the address, also without keys.
+        hosts: Further names of this machine.
+        origins: Web pages that may ask.
+        ttl_s: Seconds after which a model that nobody uses is unloaded, where there are several.
+        keep_alive_s: Silence in a stream after which the client is told that it is not over.
     """
 
     host: str = "127.0.0.1"
     port: int = 8080
     model: ModelOptions = ModelOptions()
     context: ContextOptions = ContextOptions()
+    limits: Limits = field(default_factory=Limits)
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    allow_anonymous: bool = False
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    ttl_s: float | None = None
+    keep_alive_s: float = KEEP_ALIVE_S
+
+    def guard(self) -> GuardOptions:
+        """Return who may ask.
+
+        Raises:
+            UsageError: Everybody could, and it was not said that this is meant.
+        """
+        return guard_for(
+            self.host,
+            api_keys=self.api_keys,
+            allow_anonymous=self.allow_anonymous,
+            hosts=self.hosts,
+            origins=self.origins,
+        )
 
 
 def open_engine(path: Path, options: ServeOptions, settings: Settings) -> InProcessEngine:
@@ -69,30 +111,66 @@ def open_engine(path: Path, options: ServeOptions, settings: Settings) -> InProc
     return InProcessEngine(context, model_id(settings, path))
 
 
+def model_source(path: Path, options: ServeOptions, settings: Settings) -> ModelSource:
+    """Describe a model that is loaded when it is asked for.
+
+    Raises:
+        IntegrityError: The file is damaged.
+    """
+    header = read_header(path)
+    context = options.context
+    cache = KvCacheOptions(
+        context.n_ctx or header.hyperparameter("context_length") or 0,
+        context.type_k,
+        context.type_v,
+        context.n_ubatch,
+        context.n_seq_max,
+    )
+    try:
+        n_bytes = estimate_memory(header, cache).total_bytes
+    except UnsupportedError:
+        n_bytes = header.tensor_bytes  # the cache of this architecture is not modelled
+    info = ModelInfo(
+        id=model_id(settings, path),
+        created=int(path.stat().st_mtime),
+        architecture=header.architecture,
+        n_ctx=cache.n_ctx,
+        n_ctx_train=header.hyperparameter("context_length") or 0,
+        n_params=header.n_weights,
+        size_bytes=header.tensor_bytes,
+    )
+    return ModelSource(info, lambda: open_engine(path, options, settings), n_bytes + _ENGINE_BYTES)
+
+
 def serve(
-    engine: Engine,
+    served: Served,
     options: ServeOptions,
     listener: socket.socket,
     on_ready: Callable[[str], None],
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
-    Answers that are being given then get some seconds to end, and after that an error.
+    No more requests are taken then; answers that are being given get some seconds to end, and after
+    that an error.
 
     Args:
-        engine: Closed when the seconds are over, and by the caller in any case.
+        served: An engine, or models to load when they are asked for; closed at the end.
         options: How to serve.
         listener: Where to listen, from `bind`.
         on_ready: Called with the base URL once requests are answered.
     """
-    server = _server(engine, options)
+    endpoint = _Endpoint(served, options)
+    server = endpoint.server
     threading.Thread(target=_report_ready, args=(server, listener, on_ready), daemon=True).start()
-    threading.Thread(target=_close_after_grace, args=(server, engine), daemon=True).start()
-    server.run(sockets=[listener])
+    threading.Thread(target=endpoint.drain_when_stopped, daemon=True).start()
+    try:
+        server.run(sockets=[listener])
+    finally:
+        endpoint.pool.close()
 
 
 @contextlib.contextmanager
-def background_server(engine: Engine, options: ServeOptions) -> Generator[str]:
+def background_server(served: Served, options: ServeOptions) -> Generator[str]:
     """Serve on a thread and yield the base URL; leaving the context stops the server.
 
     Raises:
@@ -100,7 +178,8 @@ def background_server(engine: Engine, options: ServeOptions) -> Generator[str]:
         EngineError: The server did not start.
     """
     with bind(options) as listener:
-        server = _server(engine, options)
+        endpoint = _Endpoint(served, options)
+        server = endpoint.server
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
@@ -109,32 +188,65 @@ def background_server(engine: Engine, options: ServeOptions) -> Generator[str]:
             yield _url(listener)
         finally:
             server.should_exit = True
-            thread.join(3 * _GRACE_S)
+            thread.join(options.limits.drain_s + 2 * _LAST_WORDS_S)
 
 
-def _server(engine: Engine, options: ServeOptions) -> uvicorn.Server:
-    import uvicorn
+class _Endpoint:
+    """A server with all that belongs to it."""
 
-    allowed = LOOPBACK_HOSTS if options.host in LOOPBACK_HOSTS else ("*",)
-    fingerprint = f"llmedge-{llmedge.__version__}-{library_info().commit}"
-    app = build_app(engine, fingerprint=fingerprint, allowed_hosts=allowed)
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=2 * _GRACE_S,
-    )
-    return uvicorn.Server(config)
+    def __init__(self, served: Served, options: ServeOptions) -> None:
+        import uvicorn
+
+        self._options = options
+        limits, self._drain, meters = options.limits, Drain(), Meters()
+        if isinstance(served, list | tuple):
+            self.pool = ModelPool(
+                served,
+                limits,
+                self._drain,
+                meters,
+                ttl_s=options.ttl_s,
+                free_bytes=lambda: read_memory().available_bytes,
+            )
+        else:
+            self.pool = pool_of(cast("Engine", served), limits, self._drain, meters)
+        app = build_app(
+            self.pool,
+            meters,
+            options.guard(),
+            fingerprint=f"llmedge-{llmedge.__version__}-{library_info().commit}",
+            keep_alive_s=options.keep_alive_s,
+        )
+        config = uvicorn.Config(
+            app,
+            http=protocol_with_head_deadline(limits.head_s),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=limits.max_connections,
+            timeout_graceful_shutdown=int(limits.drain_s + _LAST_WORDS_S),
+        )
+        self.server = uvicorn.Server(config)
+
+    def drain_when_stopped(self) -> None:
+        """Once the server is asked to stop, end what still runs after the seconds of grace."""
+        while not self.server.should_exit:
+            time.sleep(0.1)
+        self._drain.begin()
+        time.sleep(self._options.limits.drain_s)
+        self.pool.close()
 
 
 def bind(options: ServeOptions) -> socket.socket:
     """Take the address, before a model is loaded for it.
 
     Raises:
-        UsageError: The address cannot be listened on.
+        UsageError: The address cannot be listened on, or must not be.
     """
+    options.guard()
     if not 0 <= options.port <= 65535:
         raise UsageError(f"port {options.port} is not from 0 to 65535")
     try:
@@ -165,11 +277,3 @@ def _report_ready(
 ) -> None:
     if _wait_until_started(server):
         on_ready(_url(listener))
-
-
-def _close_after_grace(server: uvicorn.Server, engine: Engine) -> None:
-    """Once the server is asked to stop, end what still runs after the seconds of grace."""
-    while not server.should_exit:
-        time.sleep(0.1)
-    time.sleep(_GRACE_S)
-    engine.close()

@@ -12,6 +12,8 @@ CODES = {
     errors.MissingExtraError: 4,
     errors.ResourceError: 5,
     errors.EngineError: 5,
+    errors.BusyError: 5,
+    errors.DeadlineError: 5,
     errors.IntegrityError: 6,
     errors.JudgementError: 7,
     errors.UntrustworthyError: 8,

@@ -152,3 +152,10 @@ def test_what_a_process_needs_is_passed_on():
         "XKB_KEYMAP",
     )
     assert tuple(environment_without_secrets(dict.fromkeys(names, "x"))) == names
+
+
+def test_api_keys_are_several_and_never_shown(tmp_path: Path):
+    settings = load(tmp_path, LLMEDGE_API_KEYS="first-key, second-key\nthird-key")
+    assert settings.api_keys == ("first-key", "second-key", "third-key")
+    assert "first-key" not in repr(settings)
+    assert load_settings({}).api_keys == ()

@@ -1,62 +1,14 @@
 """The endpoint over a fake engine: real HTTP on a socket, a real uvicorn on a thread."""
 
-import http.client
 import json
 import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 import pytest
 
 from llmedge.core.errors import ContextLengthError, EngineError, UsageError
-from llmedge.serve.server import ServeOptions, background_server, bind
+from llmedge.serve.server import ServeOptions, bind
 from tests.fakes import FakeEngine
-
-CHAT = "/v1/chat/completions"
-HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
-
-
-class Client:
-    """Speaks HTTP to the endpoint, right or wrong."""
-
-    def __init__(self, url: str) -> None:
-        self.host = urlsplit(url).netloc
-
-    def request(self, method: str, path: str, body: object = None, **headers: str):
-        connection = http.client.HTTPConnection(self.host, timeout=20)
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        names = {name.replace("_", "-"): value for name, value in headers.items()}
-        if data is not None:
-            names.setdefault("Content-Type", "application/json")
-        connection.request(method, path, data, names)
-        response = connection.getresponse()
-        text = response.read().decode()
-        connection.close()
-        return response.status, text, response.headers
-
-    def post(self, path: str, body: object, **headers: str):
-        status, text, _ = self.request("POST", path, body, **headers)
-        return status, json.loads(text)
-
-    def get(self, path: str):
-        status, text, _ = self.request("GET", path)
-        return status, json.loads(text)
-
-    def events(self, path: str, body: dict[str, object]) -> list[object]:
-        status, text, headers = self.request("POST", path, {**body, "stream": True})
-        assert status == 200, text
-        assert headers["content-type"].startswith("text/event-stream")
-        assert text.endswith("\n\n")
-        events = [event.removeprefix("data: ") for event in text[:-2].split("\n\n")]
-        return [event if event == "[DONE]" else json.loads(event) for event in events]
-
-
-@contextmanager
-def serving(engine: FakeEngine) -> Iterator[Client]:
-    with background_server(engine, ServeOptions(port=0)) as url:
-        yield Client(url)
+from tests.serve.endpoint import CHAT, HELLO, Client, serving, wait_until
 
 
 @pytest.fixture
@@ -71,9 +23,10 @@ def client(engine: FakeEngine):
 
 
 def test_health_tells_the_truth(client: Client, engine: FakeEngine):
-    assert client.get("/health") == (200, {"status": "ok"})
-    engine.is_healthy = False
-    assert client.get("/health") == (503, {"status": "error"})
+    for state, is_healthy in (("ready", True), ("restarting", False), ("failed", False)):
+        engine.state = state
+        expected = (200, {"status": "ok"}) if is_healthy else (503, {"status": "error"})
+        assert client.get("/health") == client.get("/ready") == expected
 
 
 def test_the_model_is_listed_with_its_facts(client: Client):
@@ -96,15 +49,16 @@ def test_a_chat_is_answered_in_openais_shape(client: Client, engine: FakeEngine)
     assert body["model"] == "fake:Q4_0"
     assert body["system_fingerprint"].startswith("llmedge-")
     (choice,) = body["choices"]
-    assert choice["message"] == {"role": "assistant", "content": "Hello world"}
+    message = {"role": "assistant", "content": "Hello world", "refusal": None}
+    assert choice["message"] == message
     assert (choice["index"], choice["finish_reason"]) == (0, "stop")
     assert body["usage"] == {
-        "prompt_tokens": 3,
-        "completion_tokens": 2,
-        "total_tokens": 5,
+        "prompt_tokens": 11,
+        "completion_tokens": 11,
+        "total_tokens": 22,
         "prompt_tokens_details": {"cached_tokens": 1},
     }
-    assert body["timings"]["predicted_n"] == 2
+    assert body["timings"]["predicted_n"] == 11
     assert len(engine.requests) == 1
 
 
@@ -126,14 +80,15 @@ def test_usage_comes_only_when_it_is_asked_for_and_without_choices(client: Clien
     events = client.events(CHAT, {**HELLO, "stream_options": {"include_usage": True}})
     assert events[-1] == "[DONE]"
     assert events[-2]["choices"] == []
-    assert events[-2]["usage"]["total_tokens"] == 5
+    assert events[-2]["usage"]["total_tokens"] == 22
+    assert not any("usage" in event for event in events[:-2])
 
 
 def test_a_text_is_completed_in_both_ways(client: Client):
     status, body = client.post("/v1/completions", {"prompt": "Once"})
     assert (status, body["object"]) == (200, "text_completion")
     assert body["choices"][0]["text"] == "Hello world"
-    assert body["usage"]["total_tokens"] == 5
+    assert body["usage"]["total_tokens"] == 15
     *chunks, done = client.events("/v1/completions", {"prompt": "Once"})
     assert done == "[DONE]"
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "Hello world"
@@ -186,7 +141,7 @@ def test_another_host_name_is_refused(client: Client):
 
 def test_a_body_that_is_too_large_is_refused(client: Client):
     status, answer = client.post(CHAT, b'{"messages": "' + b"x" * (5 << 20))
-    assert status == 400
+    assert status == 413
     assert "more than" in answer["error"]["message"]
 
 
@@ -250,13 +205,6 @@ def test_a_client_that_leaves_cancels_its_generation(stream: bool):
                 wait_until(lambda: engine.requests)
         wait_until(lambda: engine.n_cancelled == 1)
         assert client.get("/health")[0] == 200
-
-
-def wait_until(condition) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_port_that_is_taken_is_a_usage_error(client: Client):

@@ -10,16 +10,24 @@ from pathlib import Path
 import openai
 import pytest
 
-from llmedge.core.errors import EngineError
+from llmedge.core.errors import EngineError, UnsupportedError
 from llmedge.core.settings import load_settings
+from llmedge.engine.generation import (
+    ChatPrompt,
+    Constraint,
+    Delta,
+    Finished,
+    Generation,
+    Started,
+    TextPrompt,
+    TokenPrompt,
+)
 from llmedge.runtime.context import ContextOptions
-from llmedge.runtime.generation import GenerationOptions
 from llmedge.runtime.sampler import SamplingOptions
-from llmedge.serve.engine import ChatPrompt, Delta, Finished, Generation, Started, TextPrompt
 from llmedge.serve.in_process import InProcessEngine
-from llmedge.serve.server import ServeOptions, background_server, open_engine
+from llmedge.serve.server import ServeOptions, background_server, model_source, open_engine
 
-GREEDY = GenerationOptions(max_tokens=24, sampling=SamplingOptions(temperature=0))
+GREEDY = SamplingOptions(temperature=0)
 CAPITAL = ChatPrompt([{"role": "user", "content": "What is the capital of India?"}])
 OPTIONS = ServeOptions(port=0, context=ContextOptions(n_ctx=4096))
 
@@ -59,7 +67,7 @@ def ask(client: openai.OpenAI, question: str, **options):
 
 
 def test_a_generation_is_started_told_and_finished(engine: InProcessEngine):
-    events = collect(engine, Generation(CAPITAL, GREEDY))
+    events = collect(engine, Generation(CAPITAL, max_tokens=24, sampling=GREEDY))
     assert isinstance(events[0], Started)
     assert isinstance(events[-1], Finished)
     text = "".join(event.text for event in events if isinstance(event, Delta))
@@ -67,14 +75,59 @@ def test_a_generation_is_started_told_and_finished(engine: InProcessEngine):
     assert events[-1].report.n_prompt == events[0].n_prompt
 
 
+def test_tokens_are_continued_and_can_be_shown(engine: InProcessEngine):
+    text = "The capital of India is New"
+
+    async def run() -> list[object]:
+        tokens = await engine.tokenize(text, add_special=True, parse_special=True)
+        assert b"".join(await engine.pieces(tokens)).endswith(text.encode())
+        request = Generation(TokenPrompt(tokens), max_tokens=2, sampling=GREEDY)
+        return [event async for event in engine.generate(request)]
+
+    events = asyncio.run(run())
+    assert isinstance(events[1], Delta)
+    assert events[1].text == " Delhi"
+    with pytest.raises(UnsupportedError, match="no token 999999"):
+        collect(engine, Generation(TokenPrompt([999_999])))
+
+
+def test_the_model_is_described_and_its_work_counted(engine: InProcessEngine):
+    info = engine.info
+    assert (info.architecture, info.n_ctx, info.n_vocab) == ("llama", 4096, 49152)
+    assert "<|im_start|>" in info.chat_template
+    assert "<|im_start|>user" in asyncio.run(engine.render(CAPITAL))
+    before = asyncio.run(engine.stats()).n_generated_tokens
+    collect(engine, Generation(CAPITAL, max_tokens=3, sampling=GREEDY))
+    assert asyncio.run(engine.stats()).n_generated_tokens == before + 3
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"constraint": Constraint("json_object")},
+        {"n_logprobs": 0},
+        {"stop_tokens": (1,)},
+        {"adapters": (("x", 1.0),)},
+    ],
+)
+def test_what_this_engine_cannot_do_is_refused_and_not_ignored(engine: InProcessEngine, wish):
+    with pytest.raises(UnsupportedError, match="not supported by this engine"):
+        collect(engine, Generation(CAPITAL, **wish))
+    with pytest.raises(UnsupportedError):
+        asyncio.run(engine.embed(["x"]))
+
+
 def test_a_text_is_continued_as_it_is(engine: InProcessEngine):
-    events = collect(engine, Generation(TextPrompt("The capital of India is New"), GREEDY))
+    events = collect(
+        engine,
+        Generation(TextPrompt("The capital of India is New"), max_tokens=24, sampling=GREEDY),
+    )
     assert isinstance(events[1], Delta)
     assert events[1].text == " Delhi"
 
 
 def test_an_iterator_that_is_closed_frees_the_engine_at_once(engine: InProcessEngine):
-    long = Generation(TextPrompt("Once"), GenerationOptions(ignore_end=True))
+    long = Generation(TextPrompt("Once"), ignore_end=True)
 
     async def leave() -> None:
         stream = engine.generate(long)
@@ -85,12 +138,12 @@ def test_an_iterator_that_is_closed_frees_the_engine_at_once(engine: InProcessEn
 
     asyncio.run(leave())
     start = time.monotonic()
-    collect(engine, Generation(CAPITAL, GREEDY))
+    collect(engine, Generation(CAPITAL, max_tokens=24, sampling=GREEDY))
     assert time.monotonic() - start < 10
 
 
 def test_a_long_prompt_is_left_at_once(engine: InProcessEngine):
-    long = Generation(TextPrompt("word " * 3900), GREEDY)
+    long = Generation(TextPrompt("word " * 3900), max_tokens=24, sampling=GREEDY)
 
     async def leave() -> None:
         stream = engine.generate(long)
@@ -100,16 +153,18 @@ def test_a_long_prompt_is_left_at_once(engine: InProcessEngine):
 
     asyncio.run(leave())
     start = time.monotonic()
-    events = collect(engine, Generation(CAPITAL, GREEDY))
+    events = collect(engine, Generation(CAPITAL, max_tokens=24, sampling=GREEDY))
     assert time.monotonic() - start < 5
     assert "New Delhi" in "".join(event.text for event in events if isinstance(event, Delta))
 
 
 def test_who_leaves_the_queue_is_never_run(engine: InProcessEngine):
     async def run() -> list[object]:
-        first = engine.generate(Generation(TextPrompt("Once"), GREEDY))
+        first = engine.generate(Generation(TextPrompt("Once"), max_tokens=24, sampling=GREEDY))
         await anext(first)
-        waiting = asyncio.create_task(anext(engine.generate(Generation(CAPITAL, GREEDY))))
+        waiting = asyncio.create_task(
+            anext(engine.generate(Generation(CAPITAL, max_tokens=24, sampling=GREEDY)))
+        )
         await asyncio.sleep(0.05)
         waiting.cancel()
         return [event async for event in first]
@@ -163,7 +218,7 @@ def test_another_model_is_not_found(client: openai.OpenAI):
 
 def test_who_waits_when_the_engine_closes_gets_an_error(tiny_model: Path, settings):
     engine = open_engine(tiny_model, ServeOptions(context=ContextOptions(n_ctx=512)), settings)
-    endless = Generation(TextPrompt("x"), GenerationOptions(ignore_end=True, max_tokens=100_000))
+    endless = Generation(TextPrompt("x"), ignore_end=True, max_tokens=100_000)
 
     async def run() -> list[object]:
         tasks = [asyncio.create_task(drain(engine, endless)) for _ in range(3)]
@@ -186,17 +241,17 @@ async def drain(engine: InProcessEngine, request: Generation) -> object:
 
 def test_a_closed_engine_answers_nobody_and_closes_twice(tiny_model: Path, settings):
     engine = open_engine(tiny_model, ServeOptions(context=ContextOptions(n_ctx=256)), settings)
-    assert engine.is_healthy
+    assert engine.state == "ready"
     engine.close()
     engine.close()
-    assert not engine.is_healthy
+    assert engine.state == "closed"
     with pytest.raises(EngineError, match="closed"):
-        collect(engine, Generation(TextPrompt("x"), GREEDY))
+        collect(engine, Generation(TextPrompt("x"), max_tokens=24, sampling=GREEDY))
 
 
 def test_closing_ends_a_running_generation(tiny_model: Path, settings):
     engine = open_engine(tiny_model, ServeOptions(context=ContextOptions(n_ctx=512)), settings)
-    endless = Generation(TextPrompt("x"), GenerationOptions(ignore_end=True))
+    endless = Generation(TextPrompt("x"), ignore_end=True)
     started = threading.Event()
 
     async def run() -> None:
@@ -210,3 +265,21 @@ def test_closing_ends_a_running_generation(tiny_model: Path, settings):
     engine.close()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_several_files_are_loaded_when_they_are_asked_for(
+    smollm2: Path, tiny_model: Path, settings
+):
+    options = ServeOptions(port=0, context=ContextOptions(n_ctx=512))
+    sources = [model_source(path, options, settings) for path in (smollm2, tiny_model)]
+    assert sources[0].needs_bytes > smollm2.stat().st_size
+    with (
+        background_server(sources, options) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        assert [card.id for card in client.models.list()] == [smollm2.stem, tiny_model.stem]
+        for path in (smollm2, tiny_model):
+            done = client.completions.create(model=path.stem, prompt="Once", max_tokens=2)
+            assert done.model == path.stem
+        with pytest.raises(openai.NotFoundError):
+            client.completions.create(model=str(smollm2), prompt="Once")

@@ -12,6 +12,8 @@ STATUS = {
     errors.NotFoundError: 404,
     errors.ResourceError: 503,
     errors.EngineError: 503,
+    errors.BusyError: 429,
+    errors.DeadlineError: 504,
     errors.IntegrityError: 500,
     errors.InterruptedByUser: 500,
     errors.Terminated: 500,
@@ -24,9 +26,9 @@ def test_every_error_has_a_status_and_openais_shape(kind: type[errors.LlmedgeErr
     body = json.loads(bytes(response.body))
     assert response.status_code == STATUS[kind]
     assert body["error"]["message"] == "what is wrong"
-    assert body["error"]["type"] == (
-        "server_error" if STATUS[kind] >= 500 else "invalid_request_error"
-    )
+    kinds = {429: "rate_limit_error", 400: "invalid_request_error", 404: "invalid_request_error"}
+    assert body["error"]["type"] == kinds.get(response.status_code, "server_error")
+    assert ("retry-after" in response.headers) == (response.status_code in (429, 503))
 
 
 def test_clients_can_tell_a_prompt_that_is_too_long():

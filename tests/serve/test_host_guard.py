@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from llmedge.serve.app import HostGuard
+from llmedge.serve.guard import Guard, GuardOptions
 
 
 def status(host: bytes | None, *allowed: str) -> int:
@@ -20,7 +20,7 @@ def status(host: bytes | None, *allowed: str) -> int:
 
     headers = [] if host is None else [(b"host", host)]
     scope = {"type": "http", "method": "GET", "path": "/", "headers": headers}
-    guard = HostGuard(app, frozenset(allowed))
+    guard = Guard(app, GuardOptions(hosts=frozenset(allowed)))
     asyncio.run(guard(scope, receive, send))  # type: ignore[arg-type]
     return int(str(sent[0]["status"]))
 

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from llmedge.serve.schema import ErrorBody, ErrorResponse
-from llmedge.serve.stream import ClientLeft, encode_event, unless_client_leaves
+from llmedge.serve.stream import ClientLeft, encode_event, merge, unless_client_leaves
 
 
 class FakeRequest:
@@ -53,3 +53,66 @@ def test_an_event_is_one_line_of_json():
     assert data.endswith(b"\n\n")
     assert data.count(b"\n") == 2
     assert json.loads(data[6:])["error"]["message"] == "line\nbreak\u2028 and नमस्ते"
+
+
+async def counted(name: str, n: int, closed: list[str]):
+    try:
+        for i in range(n):
+            await asyncio.sleep(0)
+            yield f"{name}{i}"
+    finally:
+        closed.append(name)
+
+
+def test_several_iterators_are_read_side_by_side_and_closed():
+    closed: list[str] = []
+
+    async def main() -> list[object]:
+        return [item async for item in merge([counted("a", 100, closed), counted("b", 3, closed)])]
+
+    items = asyncio.run(main())
+    assert [item for item in items if item[0] == 0] == [(0, f"a{i}") for i in range(100)]
+    assert [item for item in items if item[0] == 1] == [(1, f"b{i}") for i in range(3)]
+    assert sorted(closed) == ["a", "b"]
+
+
+def test_who_stops_reading_closes_all_also_what_was_begun_elsewhere():
+    closed: list[str] = []
+
+    async def main() -> None:
+        sources = [counted("a", 10**9, closed), counted("b", 10**9, closed)]
+        for source in sources:
+            await anext(source)
+        merged = merge(sources)
+        await anext(merged)
+        await merged.aclose()
+
+    asyncio.run(main())
+    assert sorted(closed) == ["a", "b"]
+
+
+def test_a_failure_in_one_is_raised_and_ends_all():
+    closed: list[str] = []
+
+    async def fails():
+        yield "x"
+        raise KeyError("broken")
+
+    async def main() -> None:
+        async for _ in merge([counted("a", 10**9, closed), fails()]):
+            pass
+
+    with pytest.raises(KeyError):
+        asyncio.run(main())
+    assert closed == ["a"]
+
+
+def test_silence_is_noticed_again_and_again():
+    async def slow():
+        await asyncio.sleep(0.25)
+        yield "x"
+
+    async def main() -> list[object]:
+        return [item async for item in merge([slow()], idle_s=0.1)]
+
+    assert asyncio.run(main()) == [None, None, (0, "x")]

@@ -1,6 +1,6 @@
 import pytest
 
-from llmedge.serve.handlers import _ignored_header
+from llmedge.serve.requests import ignored_header
 
 
 @pytest.mark.parametrize(
@@ -13,9 +13,9 @@ from llmedge.serve.handlers import _ignored_header
     ],
 )
 def test_only_safe_names_reach_the_header(names: list[str], header: dict[str, str]):
-    assert _ignored_header(names) == header
+    assert ignored_header(names) == header
 
 
 def test_the_header_stays_short_for_any_number_of_names():
-    (value,) = _ignored_header([f"n{i}" * 20 for i in range(10_000)]).values()
+    (value,) = ignored_header([f"n{i}" * 20 for i in range(10_000)]).values()
     assert len(value) < 4000

@@ -1,0 +1,257 @@
+"""Several models under one address: loaded when they are asked for, unloaded when they are not.
+
+A name is either one of the models or an error: no request is ever answered by another model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from llmedge.core.errors import NotFoundError, ResourceError, UsageError
+from llmedge.core.units import format_mb
+from llmedge.serve.answer import ServedModel
+from llmedge.serve.served import ServedEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from llmedge.engine.engine import Engine, ModelInfo
+    from llmedge.serve.limits import Drain, Limits
+    from llmedge.serve.metrics import Meters
+
+_log = logging.getLogger("llmedge.serve")
+
+_SWEEP_S = 1.0
+# A model that was asked for this recently is about to be used.
+_FRESH_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A model that can be loaded.
+
+    Attributes:
+        info: What is known of it before it is loaded; its id is the model's name.
+        open: Loads it, which takes a while; called on a thread.
+        needs_bytes: Memory that it takes, estimated.
+    """
+
+    info: ModelInfo
+    open: Callable[[], Engine]
+    needs_bytes: int = 0
+
+
+@dataclass(slots=True)
+class _Place:
+    """A model's place in the pool."""
+
+    source: ModelSource
+    engine: ServedEngine | None = None
+    loading: asyncio.Task[ServedEngine] | None = None
+    last_asked: float = field(default_factory=time.monotonic)
+
+    @property
+    def state(self) -> str:
+        """The engine's, or `unloaded`."""
+        if self.engine is not None:
+            return self.engine.state
+        return "loading" if self.loading is not None else "unloaded"
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since anybody wanted it; 0 while somebody uses it."""
+        if self.engine is None or not self.engine.is_idle:
+            return 0.0
+        return time.monotonic() - max(self.last_asked, self.engine.last_used)
+
+
+class ModelPool:
+    """Names and the engines behind them.
+
+    Args:
+        sources: The models, by distinct names.
+        limits: For each of them.
+        drain: For all of them.
+        meters: For all of them.
+        ttl_s: Seconds after which a model that nobody uses is unloaded; `None` keeps it.
+        free_bytes: Returns the memory that is free now; `None` loads without looking.
+
+    Raises:
+        UsageError: Two models have the same name.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ModelSource],
+        limits: Limits,
+        drain: Drain,
+        meters: Meters,
+        *,
+        ttl_s: float | None = None,
+        free_bytes: Callable[[], int] | None = None,
+    ) -> None:
+        self._places = {source.info.id: _Place(source) for source in sources}
+        if len(self._places) < len(sources):
+            raise UsageError("two models have the same name", "rename a file")
+        self._limits = limits
+        self._drain = drain
+        self._meters = meters
+        self._ttl_s = ttl_s
+        self._free_bytes = free_bytes
+        # Loading is one at a time: what one takes is not yet seen when another is estimated.
+        self._load_lock = asyncio.Lock()
+        self._is_closed = False
+
+    def adopt(self, engine: Engine) -> None:
+        """Take an engine that is loaded already; it is one of the sources'."""
+        self._places[engine.info.id].engine = self._serve(engine)
+
+    @property
+    def engines(self) -> Mapping[str, ServedEngine]:
+        """The engines that are loaded, by name."""
+        return {
+            name: place.engine for name, place in self._places.items() if place.engine is not None
+        }
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether no engine is in trouble."""
+        return set(self.states.values()) <= {"ready", "unloaded", "loading"}
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request that comes now can be expected to work."""
+        return not self._drain.is_draining and set(self.states.values()) <= {"ready", "unloaded"}
+
+    @property
+    def states(self) -> dict[str, str]:
+        """What each model's next request can expect."""
+        return {name: place.state for name, place in self._places.items()}
+
+    def models(self) -> list[ServedModel]:
+        """Return all models, with what is known of them."""
+        return [
+            ServedModel(
+                place.engine.info if place.engine else place.source.info, bool(place.engine)
+            )
+            for place in self._places.values()
+        ]
+
+    def require(self, name: str) -> ServedModel:
+        """Return one model.
+
+        Raises:
+            NotFoundError: There is none of that name.
+        """
+        place = self._find(name)
+        info = place.engine.info if place.engine else place.source.info
+        return ServedModel(info, place.engine is not None)
+
+    async def engine(self, name: str | None) -> ServedEngine:
+        """Return the engine of a model, loaded if need be.
+
+        Args:
+            name: Its name; none is enough where there is one model.
+
+        Raises:
+            NotFoundError: There is none of that name.
+            UsageError: None is named, and there are several.
+            ResourceError: There is not enough memory now.
+        """
+        place = self._find(name)
+        place.last_asked = time.monotonic()
+        if place.engine is not None:
+            return place.engine
+        self._drain.check()
+        if place.loading is None:
+            place.loading = asyncio.create_task(self._load(place))
+        # Whoever waits may leave; the others still want it.
+        return await asyncio.shield(place.loading)
+
+    async def sweep(self) -> None:
+        """Unload what nobody used for the time to live, again and again."""
+        while self._ttl_s is not None:
+            await asyncio.sleep(min(_SWEEP_S, self._ttl_s / 2))
+            for place in self._places.values():
+                if place.idle_s > self._ttl_s:
+                    await self._unload(place, "nobody used it")
+
+    def close(self) -> None:
+        """End all engines; what they were asked gets an error. May be called on any thread."""
+        self._is_closed = True
+        for place in self._places.values():
+            if place.engine is not None:
+                place.engine.close()
+
+    def _find(self, name: str | None) -> _Place:
+        if not name:
+            if len(self._places) == 1:
+                return next(iter(self._places.values()))
+            raise UsageError(f"say which model: {self._names()}")
+        place = self._places.get(name)
+        if place is None:
+            raise NotFoundError(f"the model {name[:80]!r} is not served here; {self._names()}")
+        return place
+
+    def _names(self) -> str:
+        names = [repr(name) for name in self._places]
+        return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:16])} are"
+
+    async def _load(self, place: _Place) -> ServedEngine:
+        try:
+            async with self._load_lock:
+                await self._make_room(place.source)
+                start = time.monotonic()
+                engine = await asyncio.to_thread(place.source.open)
+                if self._is_closed:
+                    engine.close()
+                    self._drain.check()
+                _log.info("loaded %s in %.1f s", engine.info.id, time.monotonic() - start)
+                place.engine = self._serve(_named(engine, place.source.info.id))
+                place.last_asked = time.monotonic()
+                return place.engine
+        finally:
+            place.loading = None
+
+    async def _make_room(self, source: ModelSource) -> None:
+        """Unload models, the longest unused first, until another fits.
+
+        Raises:
+            ResourceError: It does not, or only when those that are in use are unloaded.
+        """
+        while self._free_bytes is not None and (free := self._free_bytes()) < source.needs_bytes:
+            idle = [p for p in self._places.values() if p.idle_s > _FRESH_S]
+            if not idle:
+                raise ResourceError(
+                    f"{source.info.id} needs about {format_mb(source.needs_bytes)}, "
+                    f"{format_mb(free)} are free",
+                    "wait for the other models' answers, or choose a smaller one",
+                )
+            await self._unload(max(idle, key=lambda place: place.idle_s), "memory is short")
+
+    async def _unload(self, place: _Place, reason: str) -> None:
+        engine, place.engine = place.engine, None
+        if engine is not None:
+            _log.info("unloading %s: %s", engine.info.id, reason)
+            await asyncio.to_thread(engine.close)
+
+    def _serve(self, engine: Engine) -> ServedEngine:
+        return ServedEngine(engine, self._limits, self._drain, self._meters)
+
+
+def pool_of(engine: Engine, limits: Limits, drain: Drain, meters: Meters) -> ModelPool:
+    """Return a pool of one model that is loaded and stays so."""
+    pool = ModelPool([ModelSource(engine.info, lambda: engine)], limits, drain, meters)
+    pool.adopt(engine)
+    return pool
+
+
+def _named(engine: Engine, name: str) -> Engine:
+    if engine.info.id != name:
+        engine.close()
+        raise AssertionError(f"{name} was opened as {engine.info.id}")
+    return engine
