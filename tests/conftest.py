@@ -23,12 +23,13 @@ from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.model import Model
 from tests.fakes import RecordingProgress
 from tests.gguf_files import write_tiny_model
+from tests.llama_templates import llama_templates
 from tests.llama_tools import llama_tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["llama_tools"]  # a fixture, too
+__all__ = ["llama_templates", "llama_tools"]  # fixtures, too
 
 # How fast a machine is at the moment says nothing of the code.
 hypothesis.settings.register_profile(
