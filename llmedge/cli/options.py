@@ -25,6 +25,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 # Numbers beyond these wrap around in the library.
 MAX_CTX, MAX_BATCH = 1 << 27, 1 << 20
+MAX_SLOTS = 240  # of llama.cpp's 256 sequences, some are kept for prefixes
 
 Format = Literal["table", "md", "json", "jsonl", "csv"]
 
@@ -72,7 +73,15 @@ class RunFlags:
             show_default=False,
         ),
     ] = None
-    slots: Annotated[int, typer.Option(min=1, max=256, help="Requests computed at once.")] = 1
+    slots: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MAX_SLOTS,
+            help="Requests computed at once: by default 4 in serve, 1 elsewhere.",
+            show_default=False,
+        ),
+    ] = None
     threads: ThreadsOption = None
     batch: Annotated[int, typer.Option(min=1, max=MAX_BATCH, help="Tokens in one decode call.")] = (
         512
@@ -101,25 +110,26 @@ class RunFlags:
         return ModelOptions(load_mode=self.load_mode, n_gpu_layers=self.gpu_layers)
 
     def context_options(
-        self, default_threads: int | None, *, default_ctx: int = 4096
+        self, default_threads: int | None, *, default_ctx: int = 4096, default_slots: int = 1
     ) -> ContextOptions:
         """Return how to run it.
 
         Raises:
-            UnsupportedError: Several slots, which no engine has yet.
+            UnsupportedError: Several slots where one request is computed at a time.
         """
         from llmedge.runtime.context import ContextOptions
 
-        if self.slots != 1:
+        slots = default_slots if self.slots is None else self.slots
+        if slots > 1 and default_slots == 1:
             raise UnsupportedError(
-                f"{self.slots} slots are not possible yet; requests wait for each other",
-                "leave --slots at 1",
+                f"{slots} slots are of no use here: there is one request at a time",
+                "leave --slots away",
             )
         return ContextOptions(
             n_ctx=default_ctx if self.ctx is None else self.ctx,
             n_batch=self.batch,
             n_ubatch=self.ubatch,
-            n_seq_max=self.slots,
+            n_seq_max=slots,
             type_k=self.type_k,
             type_v=self.type_v,
             flash_attention=self.flash_attn,

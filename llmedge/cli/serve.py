@@ -65,7 +65,7 @@ class EndpointFlags:
             self.host,
             self.port,
             run.model_options(),
-            run.context_options(settings.threads),
+            run.context_options(settings.threads, default_slots=4),
             limits=Limits(max_queue=self.max_queue, deadline_s=self.deadline),
             api_keys=(*settings.api_keys, *self._keys_in_file()),
             allow_anonymous=self.allow_anonymous,

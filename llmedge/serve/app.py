@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from llmedge.core.errors import LlmedgeError
-from llmedge.serve import handlers, status
+from llmedge.serve import anthropic, handlers, native, ollama, responses, status
 from llmedge.serve.chat_service import ChatService
 from llmedge.serve.errors import on_bug, on_client_left, on_http_error, on_llmedge_error
 from llmedge.serve.guard import Guard, GuardOptions
@@ -55,6 +55,10 @@ def build_app(
         routes=[
             *status.routes(pool, meters),
             *handlers.routes(service, fingerprint, keep_alive_s=keep_alive_s),
+            *responses.routes(service),
+            *anthropic.routes(service),
+            *ollama.routes(service),
+            *native.routes(service),
         ],
         exception_handlers={
             LlmedgeError: on_llmedge_error,

@@ -5,59 +5,21 @@ Implements `answer.Responder`, which all dialects speak to.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING
 
-from llmedge.core.errors import UnsupportedError
-from llmedge.engine.generation import ChatPrompt, Constraint, Delta, Finished, Generation, Started
-from llmedge.serve.answer import (
-    CallArguments,
-    CallEnded,
-    CallStarted,
-    ChatCall,
-    ChatPart,
-    Content,
-    Ended,
-    NamedTool,
-    Reasoning,
-)
+from llmedge.engine.generation import Delta, Finished, Generation, Started
+from llmedge.serve.answer import CallStarted, ChatCall, ChatPart, Content, Ended
+from llmedge.serve.model_format import ModelFormats
 from llmedge.serve.requests import check_tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from llmedge.engine.engine import Engine
-    from llmedge.engine.generation import GenerationReport, TokenChances
+    from llmedge.engine.generation import ChatPrompt, GenerationReport, TokenChances
     from llmedge.serve.answer import EndReason, ServedModel
+    from llmedge.serve.model_format import ParsedPart
     from llmedge.serve.pool import ModelPool
-
-ParsedPart: TypeAlias = Content | Reasoning | CallStarted | CallArguments | CallEnded
-
-
-class ChatFormat(Protocol):
-    """How a model family writes what is not plain text; one for each answer."""
-
-    @property
-    def shows_special(self) -> bool:
-        """Whether the parser wants to see control tokens."""
-        ...
-
-    @property
-    def constraint(self) -> Constraint | None:
-        """What makes the model write the calls that it has to."""
-        ...
-
-    @property
-    def prompt(self) -> ChatPrompt:
-        """The call as the model's template wants it."""
-        ...
-
-    def feed(self, text: str) -> Sequence[ParsedPart]:
-        """Take the next part of the text as generated, and return what it means."""
-        ...
-
-    def finish(self) -> Sequence[ParsedPart]:
-        """Return the rest once the text has ended."""
-        ...
 
 
 class ChatService:
@@ -69,6 +31,7 @@ class ChatService:
 
     def __init__(self, pool: ModelPool) -> None:
         self._pool = pool
+        self._formats = ModelFormats()
 
     async def model(self, name: str | None) -> Engine:
         """Return the engine of a model; see `Responder.model`."""
@@ -80,11 +43,11 @@ class ChatService:
 
     async def prompt(self, engine: Engine, call: ChatCall) -> ChatPrompt:
         """Return the prompt that `chat` would give to an engine."""
-        return (await open_format(engine, call)).prompt
+        return (await self._formats.open(engine, call)).prompt
 
     async def chat(self, engine: Engine, call: ChatCall) -> AsyncGenerator[ChatPart, None]:
         """Answer; see `Responder.chat`."""
-        form = await open_format(engine, call)
+        form = await self._formats.open(engine, call)
         generation = Generation(
             prompt=form.prompt,
             max_tokens=call.max_tokens,
@@ -118,59 +81,6 @@ class ChatService:
         finally:
             if (close := getattr(events, "aclose", None)) is not None:
                 await close()
-
-
-class PlainFormat:
-    """Text as it is: neither calls nor reasoning.
-
-    Args:
-        call: What is asked.
-
-    Raises:
-        UnsupportedError: A call is forced, or reasoning is bounded.
-    """
-
-    shows_special = False
-    constraint = None
-
-    def __init__(self, call: ChatCall) -> None:
-        if call.tool_choice == "required" or isinstance(call.tool_choice, NamedTool):
-            raise UnsupportedError("forced tool calls are not supported")
-        if call.reasoning_budget:
-            raise UnsupportedError("a reasoning budget is not supported")
-        has_tools = bool(call.tools) and call.tool_choice != "none"
-        self.prompt = ChatPrompt(
-            # Templates know OpenAI's newer word for the system role by its old name only.
-            messages=[
-                {**message, "role": "system"} if message["role"] == "developer" else message
-                for message in call.messages
-            ],
-            tools=call.tools if has_tools else None,
-            arguments=call.template_arguments,
-            continues=call.continues,
-        )
-
-    def feed(self, text: str) -> Sequence[ParsedPart]:
-        """Return the text as content."""
-        return (Content(text),) if text else ()
-
-    def finish(self) -> Sequence[ParsedPart]:
-        """Return nothing: nothing was held back."""
-        return ()
-
-
-async def open_format(engine: Engine, call: ChatCall) -> ChatFormat:
-    """Return the format of a model's family, for one answer.
-
-    Args:
-        engine: Tells the model's template, and what it makes of messages.
-        call: What is asked.
-
-    Raises:
-        UnsupportedError: A call is forced, or reasoning is bounded, which plain text cannot be.
-    """
-    del engine
-    return PlainFormat(call)
 
 
 def _with_chances(

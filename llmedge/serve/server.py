@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import llmedge
 from llmedge.core.errors import EngineError, UnsupportedError, UsageError
 from llmedge.engine.engine import Engine, ModelInfo
+from llmedge.engine.process import EngineOptions, EngineProcess
+from llmedge.engine.scheduler import SchedulerOptions
 from llmedge.gguf.memory import KvCacheOptions, estimate_memory
 from llmedge.gguf.reader import read_header
 from llmedge.host.memory import read_memory
-from llmedge.runtime.context import Context, ContextOptions
+from llmedge.runtime.context import ContextOptions
 from llmedge.runtime.first_load import ensure_loads, require_text
 from llmedge.runtime.library import library_info
-from llmedge.runtime.model import Model, ModelOptions
+from llmedge.runtime.model import ModelOptions
 from llmedge.serve.app import build_app
 from llmedge.serve.guard import GuardOptions, guard_for
 from llmedge.serve.head_deadline import protocol_with_head_deadline
-from llmedge.serve.in_process import InProcessEngine
 from llmedge.serve.limits import Drain, Limits
 from llmedge.serve.metrics import Meters
 from llmedge.serve.pool import ModelPool, ModelSource, pool_of
@@ -62,6 +63,7 @@ class ServeOptions:
         origins: Web pages that may ask.
         ttl_s: Seconds after which a model that nobody uses is unloaded, where there are several.
         keep_alive_s: Silence in a stream after which the client is told that it is not over.
+        n_draft: Most tokens to guess ahead by prompt lookup; 0 guesses none.
     """
 
     host: str = "127.0.0.1"
@@ -75,6 +77,7 @@ class ServeOptions:
     origins: tuple[str, ...] = ()
     ttl_s: float | None = None
     keep_alive_s: float = KEEP_ALIVE_S
+    n_draft: int = 0
 
     def guard(self) -> GuardOptions:
         """Return who may ask.
@@ -91,8 +94,8 @@ class ServeOptions:
         )
 
 
-def open_engine(path: Path, options: ServeOptions, settings: Settings) -> InProcessEngine:
-    """Load a model to be served.
+def open_engine(path: Path, options: ServeOptions, settings: Settings) -> EngineProcess:
+    """Load a model to be served, in a process of its own.
 
     Raises:
         UnsupportedError: The model cannot generate text.
@@ -100,15 +103,14 @@ def open_engine(path: Path, options: ServeOptions, settings: Settings) -> InProc
         ResourceError: The memory is not there.
     """
     require_text(ensure_loads(path, settings.state_dir))
-    model = Model.load(path, options.model)
-    try:
-        if not model.can_generate:
-            raise UnsupportedError(f"{path.name} is not a model that generates text")
-        context = Context(model, options.context)
-    except BaseException:
-        model.close()
-        raise
-    return InProcessEngine(context, model_id(settings, path))
+    context = options.context
+    engine_options = EngineOptions(
+        model=options.model,
+        context=context,
+        scheduler=SchedulerOptions(n_slots=context.n_seq_max),
+        n_draft=options.n_draft,
+    )
+    return EngineProcess.open(path, model_id(settings, path), engine_options)
 
 
 def model_source(path: Path, options: ServeOptions, settings: Settings) -> ModelSource:
