@@ -41,7 +41,9 @@ def test_the_running_options_defaults_are_the_runtimes():
     assert RunFlags().model_options() == ModelOptions()
 
 
-def test_several_slots_are_refused_wherever_a_model_runs():
+def test_several_slots_are_refused_but_where_requests_come_together():
+    assert RunFlags().context_options(None, default_slots=4).n_seq_max == 4
+    assert RunFlags(slots=9).context_options(None, default_slots=4).n_seq_max == 9
     with pytest.raises(UnsupportedError, match="4 slots"):
         RunFlags(slots=4).context_options(None)
 
