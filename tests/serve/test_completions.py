@@ -142,13 +142,6 @@ def test_a_prompt_longer_than_the_context_is_refused_with_the_counts():
         assert "names token 200" in body["error"]["message"]
 
 
-def test_a_forced_call_without_a_format_for_it_is_refused_and_never_free_text():
-    tool = {"type": "function", "function": {"name": "look"}}
-    with serving(FakeEngine()) as client:
-        status, body = client.post(CHAT, {**HELLO, "tools": [tool], "tool_choice": "required"})
-        assert (status, body["error"]["code"]) == (400, "unsupported")
-
-
 def test_silence_in_a_stream_is_filled_with_comments():
     with serving(FakeEngine(["late"], pause_s=0.5), keep_alive_s=0.1) as client:
         _, text, _ = client.request("POST", CHAT, {**HELLO, "stream": True})

@@ -55,6 +55,10 @@ def collect(engine: EngineProcess, request: Generation) -> list[object]:
     return asyncio.run(run())
 
 
+def text_of(events: list[object]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta))
+
+
 def ask(client: openai.OpenAI, question: str, **options):
     options.setdefault("max_tokens", 24)
     return client.chat.completions.create(
@@ -69,7 +73,7 @@ def test_a_generation_is_started_told_and_finished(engine: EngineProcess):
     events = collect(engine, Generation(CAPITAL, max_tokens=24, sampling=GREEDY))
     assert isinstance(events[0], Started)
     assert isinstance(events[-1], Finished)
-    text = "".join(event.text for event in events if isinstance(event, Delta))
+    text = text_of(events)
     assert "New Delhi" in text
     assert events[-1].report.n_prompt == events[0].n_prompt
 
@@ -84,8 +88,7 @@ def test_tokens_are_continued_and_can_be_shown(engine: EngineProcess):
         return [event async for event in engine.generate(request)]
 
     events = asyncio.run(run())
-    assert isinstance(events[1], Delta)
-    assert events[1].text == " Delhi"
+    assert text_of(events).startswith(" Delhi")
     with pytest.raises(UnsupportedError, match="no token 999999"):
         collect(engine, Generation(TokenPrompt([999_999])))
 
@@ -112,8 +115,7 @@ def test_a_text_is_continued_as_it_is(engine: EngineProcess):
         engine,
         Generation(TextPrompt("The capital of India is New"), max_tokens=24, sampling=GREEDY),
     )
-    assert isinstance(events[1], Delta)
-    assert events[1].text == " Delhi"
+    assert text_of(events).startswith(" Delhi")
 
 
 def test_an_iterator_that_is_closed_frees_the_engine_at_once(engine: EngineProcess):
@@ -145,7 +147,7 @@ def test_a_long_prompt_is_left_at_once(engine: EngineProcess):
     start = time.monotonic()
     events = collect(engine, Generation(CAPITAL, max_tokens=24, sampling=GREEDY))
     assert time.monotonic() - start < 5
-    assert "New Delhi" in "".join(event.text for event in events if isinstance(event, Delta))
+    assert "New Delhi" in text_of(events)
 
 
 def test_who_leaves_the_queue_is_never_run(engine: EngineProcess):
@@ -185,6 +187,7 @@ def test_the_openai_package_reads_answers_and_streams(client: openai.OpenAI):
     "question", ["भारत की राजधानी क्या है?", "இந்தியாவின் தலைநகரம் எது?", "🇮🇳👩🏽‍🌾?"]
 )
 def test_hindi_tamil_and_emoji_stream_to_the_same_text(client: openai.OpenAI, question: str):
+    ask(client, question, max_tokens=1)  # now both compute the prompt's last token alone
     whole = ask(client, question, max_tokens=32).choices[0].message.content
     parts = [
         chunk.choices[0].delta.content or ""
