@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import json
 import threading
 import time
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
 import pytest
 
-from llmedge.core.errors import EngineError, UnsupportedError
+from llmedge.core.errors import EngineError, UnsupportedError, UsageError
 from llmedge.core.settings import load_settings
 from llmedge.engine.generation import (
     ChatPrompt,
@@ -89,7 +91,7 @@ def test_tokens_are_continued_and_can_be_shown(engine: EngineProcess):
 
     events = asyncio.run(run())
     assert text_of(events).startswith(" Delhi")
-    with pytest.raises(UnsupportedError, match="no token 999999"):
+    with pytest.raises(UsageError, match="token 999999 is not one"):
         collect(engine, Generation(TokenPrompt([999_999])))
 
 
@@ -186,15 +188,14 @@ def test_the_openai_package_reads_answers_and_streams(client: openai.OpenAI):
 @pytest.mark.parametrize(
     "question", ["भारत की राजधानी क्या है?", "இந்தியாவின் தலைநகரம் எது?", "🇮🇳👩🏽‍🌾?"]
 )
-def test_hindi_tamil_and_emoji_stream_to_the_same_text(client: openai.OpenAI, question: str):
-    ask(client, question, max_tokens=1)  # now both compute the prompt's last token alone
-    whole = ask(client, question, max_tokens=32).choices[0].message.content
-    parts = [
-        chunk.choices[0].delta.content or ""
-        for chunk in ask(client, question, max_tokens=32, stream=True)
-        if chunk.choices
-    ]
-    assert "".join(parts) == whole
+def test_hindi_tamil_and_emoji_stream_as_whole_characters(client: openai.OpenAI, question: str):
+    stream = ask(client, question, max_tokens=32, stream=True, logprobs=True)
+    chunks = [chunk.choices[0] for chunk in stream if chunk.choices]
+    parts = [chunk.delta.content or "" for chunk in chunks]
+    tokens = [token for c in chunks if c.logprobs for token in c.logprobs.content or []]
+    raw = [bytes(token.bytes or []) for token in tokens]
+    assert "".join(parts) == b"".join(raw).decode("utf-8", "replace")
+    assert not any(unicodedata.combining(part[0]) for part in parts if part)
 
 
 def test_a_prompt_longer_than_the_context_is_a_400_with_the_counts(client: openai.OpenAI):
@@ -276,3 +277,58 @@ def test_several_files_are_loaded_when_they_are_asked_for(
             assert done.model == path.stem
         with pytest.raises(openai.NotFoundError):
             client.completions.create(model=str(smollm2), prompt="Once")
+
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Tells the weather of a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "maxLength": 20},
+                "unit": {"enum": ["celsius", "fahrenheit"]},
+            },
+            "required": ["city", "unit"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def test_a_call_that_must_be_made_is_made_by_a_model_that_never_learnt_to(client: openai.OpenAI):
+    answer = ask(
+        client,
+        "What is the weather in Pune?",
+        tools=[WEATHER],
+        tool_choice="required",
+        max_tokens=80,
+    )
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    (call, *_) = choice.message.tool_calls or []
+    assert call.function.name == "weather"
+    arguments = json.loads(call.function.arguments)
+    assert set(arguments) == {"city", "unit"}
+    assert arguments["unit"] in ("celsius", "fahrenheit")
+
+
+def test_an_answer_is_held_to_a_schema_and_a_bad_one_is_refused(client: openai.OpenAI):
+    def form(schema: object):
+        return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+    schema = {
+        "type": "object",
+        "properties": {"capital": {"type": "string", "maxLength": 20}},
+        "required": ["capital"],
+        "additionalProperties": False,
+    }
+    answer = ask(client, "What is the capital of India?", response_format=form(schema))
+    assert set(json.loads(answer.choices[0].message.content or "")) == {"capital"}
+    for bad in ({"$ref": "#/nowhere"}, {"type": "string", "pattern": "^[z-a]$"}):
+        with pytest.raises(openai.BadRequestError):
+            ask(client, "x", response_format=form(bad))
+    assert "Delhi" in (
+        ask(client, "What is the capital of India?").choices[0].message.content or ""
+    )
