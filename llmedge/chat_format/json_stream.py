@@ -226,7 +226,7 @@ def _scalar(scan: Scanner, emit: Emit) -> Steps[bool]:
             break
     text = "".join(parts)
     emit(text)
-    return bool(type_of_text(text))
+    return len(parts) <= _MAX_NAME and bool(type_of_text(text))
 
 
 def _drop(text: str) -> None:

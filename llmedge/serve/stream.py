@@ -131,6 +131,8 @@ async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, Resul
     finally:
         for future in (task, watcher):
             future.cancel()
+        # What the work reads cannot be closed before the work has let go of it.
+        await asyncio.gather(task, watcher, return_exceptions=True)
 
 
 async def _until_disconnect(request: Request) -> None:

@@ -3,21 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmedge.chat_format.scanner import CutOffError, NotACallError, Scanner
-
-
-def run(scan: Scanner, steps, pieces: list[str]):
-    """Feed pieces while steps want them, then the end; return the result."""
-    waiting = iter(pieces)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value
-        piece = next(waiting, None)
-        if piece is None:
-            scan.end()
-        else:
-            scan.add(piece)
+from tests.chat_format.steps import run
 
 
 @given(st.lists(st.sampled_from(["a", "<", "<e", "<end", "<end>", "\n"])), st.integers(0, 9))

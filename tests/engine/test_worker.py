@@ -3,22 +3,27 @@ from pathlib import Path
 
 import pytest
 
-from llmedge.core.errors import IntegrityError
-from llmedge.engine import worker
+from llmedge.core.errors import ContextLengthError, IntegrityError
 from llmedge.engine.generation import Finished, Generation, Started, TextPrompt
 from llmedge.engine.messages import (
     Cancel,
+    Failed,
     GaveUp,
     Load,
     Loaded,
     Loading,
+    Pieces,
+    Reply,
     Stepped,
     Submit,
+    Tokenize,
+    Tokens,
     ToParent,
     decode_for_parent,
     encode,
 )
 from llmedge.engine.scheduler import SchedulerOptions
+from llmedge.engine.worker import enter
 from llmedge.host.interpreter import Interpreter, read_frame, write_frame
 from llmedge.runtime.context import ContextOptions
 from llmedge.runtime.model import ModelOptions
@@ -26,7 +31,7 @@ from llmedge.runtime.model import ModelOptions
 
 @pytest.fixture
 def child() -> Iterator[Interpreter]:
-    with Interpreter(worker.__name__, worker.enter.__name__) as child:
+    with Interpreter(enter.__module__, enter.__name__) as child:
         yield child
 
 
@@ -90,3 +95,45 @@ def test_a_word_that_cannot_be_read_ends_it(child: Interpreter):
 def test_it_ends_when_nobody_can_speak_to_it_any_more(child: Interpreter):
     child.input.close()
     assert "code 130" in str(child.obituary())
+
+
+def test_questions_are_answered_while_it_generates(child: Interpreter, tiny_model: Path):
+    write_frame(child.input, load(tiny_model))
+    endless = Generation(TextPrompt("a"), max_tokens=200, ignore_end=True)
+    for message in (Submit(1, endless), Tokenize(2, "ab", add_special=False, parse_special=False)):
+        write_frame(child.input, encode(message))
+    while not isinstance(reply := hear(child), Reply):
+        assert not isinstance(reply, GaveUp)
+    assert reply.id == 2
+    assert isinstance(reply.value, Tokens)
+    assert reply.value.value
+
+
+def test_a_request_that_is_at_fault_fails_alone(child: Interpreter, tiny_model: Path):
+    write_frame(child.input, load(tiny_model))
+    for id_, text in ((1, "a" * 1000), (2, "a")):
+        request = Generation(TextPrompt(text), max_tokens=3, ignore_end=True)
+        write_frame(child.input, encode(Submit(id_, request)))
+    answers: dict[int, object] = {}
+    while not isinstance(answers.get(2), Finished):
+        step = hear(child)
+        answers |= dict(step.answers) if isinstance(step, Stepped) else {}
+    failed = answers[1]
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error(), ContextLengthError)
+
+
+def test_a_question_that_cannot_be_answered_ends_nothing(child: Interpreter, tiny_model: Path):
+    write_frame(child.input, load(tiny_model))
+    questions = (
+        Pieces(1, [1_000_000]),
+        Tokenize(2, "ab", add_special=False, parse_special=False),
+    )
+    for question in questions:
+        write_frame(child.input, encode(question))
+    replies: dict[int, Reply] = {}
+    while len(replies) < 2:
+        message = hear(child)
+        replies |= {message.id: message} if isinstance(message, Reply) else {}
+    assert isinstance(replies[1].value, Failed)
+    assert isinstance(replies[2].value, Tokens)

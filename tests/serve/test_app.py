@@ -1,14 +1,24 @@
 """The endpoint over a fake engine: real HTTP on a socket, a real uvicorn on a thread."""
 
+import asyncio
 import json
 import socket
+import threading
 
 import pytest
+from starlette.applications import Starlette
 
 from llmedge.core.errors import ContextLengthError, EngineError, UsageError
+from llmedge.engine.engine import ModelInfo
+from llmedge.serve.app import build_app
+from llmedge.serve.guard import GuardOptions
+from llmedge.serve.limits import Drain, Limits
+from llmedge.serve.metrics import Meters
+from llmedge.serve.pool import ModelPool, ModelSource, pool_of
 from llmedge.serve.server import ServeOptions, bind
 from tests.fakes import FakeEngine
-from tests.serve.endpoint import CHAT, HELLO, Client, serving, wait_until
+from tests.serve.asgi import ask
+from tests.serve.endpoint import CHAT, HELLO, TEXT, Client, serving, wait_until
 
 
 @pytest.fixture
@@ -187,14 +197,17 @@ def test_a_bug_is_a_500_without_its_details(caplog: pytest.LogCaptureFixture):
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_leaves_cancels_its_generation(stream: bool):
+@pytest.mark.parametrize(("path", "fields"), [(CHAT, HELLO), (TEXT, {"prompt": "a"})])
+def test_a_client_that_leaves_cancels_its_generation_and_is_no_bug(
+    path: str, fields: dict[str, object], stream: bool, caplog: pytest.LogCaptureFixture
+):
     engine = FakeEngine(forever=True)
     with serving(engine) as client:
-        body = json.dumps({**HELLO, "stream": stream}).encode()
+        body = json.dumps({**fields, "stream": stream}).encode()
         host, port = client.host.split(":")
         with socket.create_connection((host, int(port))) as connection:
             head = (
-                f"POST {CHAT} HTTP/1.1\r\nHost: {client.host}\r\nContent-Type: application/json\r\n"
+                f"POST {path} HTTP/1.1\r\nHost: {client.host}\r\nContent-Type: application/json\r\n"
             )
             connection.sendall(
                 head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
@@ -205,6 +218,7 @@ def test_a_client_that_leaves_cancels_its_generation(stream: bool):
                 wait_until(lambda: engine.requests)
         wait_until(lambda: engine.n_cancelled == 1)
         assert client.get("/health")[0] == 200
+    assert "bug in" not in caplog.text
 
 
 def test_a_port_that_is_taken_is_a_usage_error(client: Client):
@@ -227,3 +241,57 @@ def test_a_port_that_is_taken_is_a_usage_error(client: Client):
 def test_an_address_that_cannot_be_meant_is_a_usage_error(host: str, port: int):
     with pytest.raises(UsageError):
         bind(ServeOptions(host=host, port=port))
+
+
+def application(engine: FakeEngine, **options) -> Starlette:
+    meters = Meters()
+    pool = pool_of(engine, Limits(), Drain(), meters)
+    guard = GuardOptions(api_keys=("a-key-1234",))
+    return build_app(pool, meters, guard, fingerprint="llmedge-1", **options)
+
+
+def test_every_dialect_is_behind_the_guard_and_has_an_id(engine: FakeEngine):
+    app = application(engine)
+    for path in (CHAT, TEXT, "/v1/responses", "/v1/messages", "/api/chat", "/tokenize"):
+        reply = asyncio.run(ask(app, "POST", path, HELLO))
+        assert reply.status == 401
+        assert reply.headers["x-request-id"].startswith("req-")
+        known = asyncio.run(ask(app, "POST", path, b"{", authorization="Bearer a-key-1234"))
+        assert known.status == 400, path
+    assert engine.requests == []
+
+
+def test_what_the_application_is_told_reaches_the_answers():
+    app = application(FakeEngine(["late"], pause_s=0.25), keep_alive_s=0.1)
+    key = {"authorization": "Bearer a-key-1234"}
+    reply = asyncio.run(ask(app, "POST", CHAT, {**HELLO, "stream": True}, **key))
+    assert reply.events[0]["system_fingerprint"] == "llmedge-1"
+    assert b": keep-alive\n\n" in reply.body
+
+
+def test_a_path_with_one_slash_too_many_is_not_redirected(engine: FakeEngine):
+    key = {"authorization": "Bearer a-key-1234"}
+    reply = asyncio.run(ask(application(engine), "POST", f"{CHAT}/", HELLO, **key))
+    assert (reply.status, reply.json["error"]["type"]) == (404, "invalid_request_error")
+
+
+def test_the_pool_is_swept_while_the_application_lives():
+    closed = threading.Event()
+
+    class Watched(FakeEngine):
+        def close(self) -> None:
+            closed.set()
+
+    info, meters = ModelInfo("a"), Meters()
+    pool = ModelPool([ModelSource(info, Watched)], Limits(), Drain(), meters, ttl_s=0.05)
+    pool.adopt(Watched(info=info))
+    app = build_app(pool, meters, GuardOptions(), fingerprint="llmedge-1")
+
+    async def live() -> None:
+        async with app.router.lifespan_context(app):
+            assert await asyncio.to_thread(closed.wait, 10)
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1  # this one: nobody sweeps any more
+
+    asyncio.run(live())
+    assert pool.engines == {}
