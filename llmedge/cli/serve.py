@@ -46,6 +46,21 @@ class EndpointFlags:
     deadline: Annotated[
         float, typer.Option(min=1, max=1e6, help="Seconds that one request may take.")
     ] = 1800
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="PEM certificate: answer HTTPS instead of HTTP.", show_default=False),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(help="Its PEM key, where another file has it.", show_default=False),
+    ] = None
+    socket: Annotated[
+        Path | None,
+        typer.Option(help="Listen on this Unix socket instead of an address.", show_default=False),
+    ] = None
+    draft: Annotated[
+        int, typer.Option(min=0, max=64, help="Tokens to guess ahead from the prompt; 0: none.")
+    ] = 0
     ttl: Annotated[
         float | None,
         typer.Option(
@@ -72,6 +87,10 @@ class EndpointFlags:
             hosts=tuple(self.allow_host or ()),
             origins=tuple(self.allow_origin or ()),
             ttl_s=self.ttl,
+            n_draft=self.draft,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            socket_path=self.socket,
         )
 
     def _keys_in_file(self) -> tuple[str, ...]:
@@ -119,6 +138,10 @@ def _open(paths: list[Path], options: ServeOptions, settings: Settings) -> tuple
 def _announce(url: str, names: str, options: ServeOptions) -> None:
     from llmedge.serve.guard import LOOPBACK_HOSTS
 
+    if options.socket_path is not None:
+        note(f"serving {names} on {options.socket_path} (Ctrl-C stops)")
+        note(f"  curl --unix-socket {options.socket_path} http://localhost/v1/models")
+        return
     note(f"serving {names} on {url}/v1 (Ctrl-C stops)")
     key = "YOUR_KEY" if options.api_keys else "none"
     note(f"  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key}")

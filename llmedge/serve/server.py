@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 import time
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from llmedge.serve.app import build_app
 from llmedge.serve.guard import GuardOptions, guard_for
 from llmedge.serve.head_deadline import protocol_with_head_deadline
 from llmedge.serve.limits import Drain, Limits
+from llmedge.serve.local_socket import bind_path
 from llmedge.serve.metrics import Meters
 from llmedge.serve.pool import ModelPool, ModelSource, pool_of
 from llmedge.serve.stream import KEEP_ALIVE_S
@@ -64,6 +66,9 @@ class ServeOptions:
         ttl_s: Seconds after which a model that nobody uses is unloaded, where there are several.
         keep_alive_s: Silence in a stream after which the client is told that it is not over.
         n_draft: Most tokens to guess ahead by prompt lookup; 0 guesses none.
+        tls_cert: PEM file of a certificate, its chain after it; `None` speaks plain HTTP.
+        tls_key: PEM file of its key; `None` where the certificate's file has it.
+        socket_path: Listen on this Unix socket instead of an address; for its owner alone.
     """
 
     host: str = "127.0.0.1"
@@ -78,6 +83,9 @@ class ServeOptions:
     ttl_s: float | None = None
     keep_alive_s: float = KEEP_ALIVE_S
     n_draft: int = 0
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    socket_path: Path | None = None
 
     def guard(self) -> GuardOptions:
         """Return who may ask.
@@ -163,7 +171,8 @@ def serve(
     """
     endpoint = _Endpoint(served, options)
     server = endpoint.server
-    threading.Thread(target=_report_ready, args=(server, listener, on_ready), daemon=True).start()
+    url = _url(listener, options)
+    threading.Thread(target=_report_ready, args=(server, url, on_ready), daemon=True).start()
     threading.Thread(target=endpoint.drain_when_stopped, daemon=True).start()
     try:
         server.run(sockets=[listener])
@@ -187,7 +196,7 @@ def background_server(served: Served, options: ServeOptions) -> Generator[str]:
         try:
             if not _wait_until_started(server):
                 raise EngineError("the endpoint did not start")
-            yield _url(listener)
+            yield _url(listener, options)
         finally:
             server.should_exit = True
             thread.join(options.limits.drain_s + 2 * _LAST_WORDS_S)
@@ -221,6 +230,8 @@ class _Endpoint:
         )
         config = uvicorn.Config(
             app,
+            ssl_certfile=options.tls_cert,
+            ssl_keyfile=options.tls_key,
             http=protocol_with_head_deadline(limits.head_s),
             ws="none",
             log_config=None,
@@ -249,6 +260,9 @@ def bind(options: ServeOptions) -> socket.socket:
         UsageError: The address cannot be listened on, or must not be.
     """
     options.guard()
+    _require_tls(options)
+    if options.socket_path is not None:
+        return bind_path(options.socket_path)
     if not 0 <= options.port <= 65535:
         raise UsageError(f"port {options.port} is not from 0 to 65535")
     try:
@@ -262,9 +276,32 @@ def bind(options: ServeOptions) -> socket.socket:
         ) from None
 
 
-def _url(listener: socket.socket) -> str:
+def _require_tls(options: ServeOptions) -> None:
+    """Make sure that certificate and key belong together, before a model is loaded.
+
+    Raises:
+        UsageError: They do not, or cannot be read.
+    """
+    if options.tls_cert is None:
+        if options.tls_key is not None:
+            raise UsageError("a TLS key is of no use alone", "add --tls-cert")
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except OSError as error:  # ssl's own errors, too
+        raise UsageError(
+            f"{options.tls_cert} is no certificate with its key: {error.strerror or error}",
+            "give PEM files: --tls-cert cert.pem --tls-key key.pem",
+        ) from None
+
+
+def _url(listener: socket.socket, options: ServeOptions) -> str:
+    if options.socket_path is not None:
+        return f"http+unix://{options.socket_path}"
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if options.tls_cert is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _wait_until_started(server: uvicorn.Server) -> bool:
@@ -274,8 +311,6 @@ def _wait_until_started(server: uvicorn.Server) -> bool:
     return server.started
 
 
-def _report_ready(
-    server: uvicorn.Server, listener: socket.socket, on_ready: Callable[[str], None]
-) -> None:
+def _report_ready(server: uvicorn.Server, url: str, on_ready: Callable[[str], None]) -> None:
     if _wait_until_started(server):
-        on_ready(_url(listener))
+        on_ready(url)
