@@ -58,6 +58,9 @@ class EndpointFlags:
         Path | None,
         typer.Option(help="Listen on this Unix socket instead of an address.", show_default=False),
     ] = None
+    settings: Annotated[
+        bool, typer.Option("--settings", help="Show what to paste into other programs.")
+    ] = False
     draft: Annotated[
         int, typer.Option(min=0, max=64, help="Tokens to guess ahead from the prompt; 0: none.")
     ] = 0
@@ -119,7 +122,12 @@ def serve_command(models: ModelsArgument, *, endpoint: EndpointFlags, run: RunFl
     with bind(options) as listener:
         served, name = _open(paths, options, settings)
         try:
-            serve(served, options, listener, lambda url: _announce(url, name, options))
+            serve(
+                served,
+                options,
+                listener,
+                lambda url: _announce(url, name, options, endpoint.settings),
+            )
         except InterruptedByUser:
             note("stopped")
 
@@ -135,7 +143,7 @@ def _open(paths: list[Path], options: ServeOptions, settings: Settings) -> tuple
     return sources, ", ".join(source.info.id for source in sources)
 
 
-def _announce(url: str, names: str, options: ServeOptions) -> None:
+def _announce(url: str, names: str, options: ServeOptions, shows_settings: bool) -> None:  # noqa: FBT001
     from llmedge.serve.guard import LOOPBACK_HOSTS
 
     if options.socket_path is not None:
@@ -145,5 +153,13 @@ def _announce(url: str, names: str, options: ServeOptions) -> None:
     note(f"serving {names} on {url}/v1 (Ctrl-C stops)")
     key = "YOUR_KEY" if options.api_keys else "none"
     note(f"  export OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={key}")
+    if shows_settings:
+        from llmedge.serve.client_settings import client_settings
+
+        model = names.partition(", ")[0]
+        for program, text in client_settings(url, model, has_key=bool(options.api_keys)):
+            note(f"\n# {program}\n{text}")
+    else:
+        note("  --settings shows those of llm, LangChain, Open WebUI, Continue, Zed and others")
     if options.host not in LOOPBACK_HOSTS and not options.api_keys:
         note("warning: whoever reaches this address can use the models; there is no API key")
