@@ -6,6 +6,7 @@ import pytest
 from llmedge.serve.client_settings import client_settings
 
 URL = "http://127.0.0.1:8080"
+ODD = """it's "mine":Q4_0"""
 
 
 @pytest.mark.parametrize("has_key", [True, False])
@@ -17,7 +18,9 @@ def test_every_program_is_told_where_the_endpoint_is(has_key: bool):
 
 
 def test_what_is_pasted_can_be_read():
-    settings = dict(client_settings(URL, 'it\'s "mine":Q4_0', has_key=False))
+    settings = dict(client_settings(URL, ODD, has_key=False))
     zed = json.loads(settings["Zed (settings.json)"])
     models = zed["language_models"]["openai_compatible"]["llmedge"]["available_models"]
-    assert models[0]["name"] == 'it\'s "mine":Q4_0'
+    assert models[0]["name"] == ODD
+    body = shlex.split(settings["curl"])[-1]
+    assert json.loads(body)["model"] == ODD
