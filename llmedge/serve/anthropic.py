@@ -26,7 +26,6 @@ from llmedge.serve.call_fields import (
 )
 from llmedge.serve.exchange import (
     event_stream,
-    ignored_header,
     json_response,
     read_request,
     shaped,
@@ -34,6 +33,7 @@ from llmedge.serve.exchange import (
     whole,
 )
 from llmedge.serve.prompt_tokens import count_tokens
+from llmedge.serve.requests import ignored_header
 from llmedge.serve.stream import unless_client_leaves
 
 if TYPE_CHECKING:

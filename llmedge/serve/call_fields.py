@@ -11,24 +11,11 @@ from llmedge.core.errors import UnsupportedError, UsageError
 from llmedge.engine.generation import Constraint
 from llmedge.runtime.sampler import SamplingOptions
 from llmedge.serve.exchange import require_small
+from llmedge.serve.requests import MAX_LOGPROBS, MAX_MESSAGES, MAX_STOPS, MAX_TOOLS, SAMPLING
 
 if TYPE_CHECKING:
     from llmedge.engine.generation import TokenChance, TokenChances
 
-_MAX_STOPS = 16
-_MAX_MESSAGES = 4096
-_MAX_TOOLS = 128
-_MAX_LOGPROBS = 20
-_RANGES = {
-    "temperature": (0.0, 100.0),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "top_k": (0, 1 << 30),
-    "repeat_penalty": (0.01, 100.0),
-    "frequency_penalty": (-2.0, 2.0),
-    "presence_penalty": (-2.0, 2.0),
-    "seed": (-(1 << 63), (1 << 63) - 1),
-}
 # What templates of reasoning models know: three levels, or on and off under two names.
 _EFFORTS = {
     "none": "low",
@@ -51,17 +38,17 @@ def sampling_options(**given: float | None) -> SamplingOptions:
     for name, value in given.items():
         if value is None:
             continue
-        low, high = _RANGES[name]
+        option, low, high = SAMPLING[name]
         if not low <= value <= high:
             raise UsageError(f"{name} is {value}, not from {low} to {high}")
-        chosen[name] = value
+        chosen[option] = value
     return dataclasses.replace(SamplingOptions(), **chosen)
 
 
 def require_messages(messages: list[Any]) -> None:
     """Refuse a conversation that is empty or endless."""
-    if not 1 <= len(messages) <= _MAX_MESSAGES:
-        raise UsageError(f"messages has {len(messages)} items, not 1 to {_MAX_MESSAGES}")
+    if not 1 <= len(messages) <= MAX_MESSAGES:
+        raise UsageError(f"messages has {len(messages)} items, not 1 to {MAX_MESSAGES}")
 
 
 def require_count(value: int | None, name: str) -> int | None:
@@ -73,16 +60,16 @@ def require_count(value: int | None, name: str) -> int | None:
 
 def require_logprobs(value: int | None) -> int | None:
     """Return how many likeliest tokens to report."""
-    if value is not None and not 0 <= value <= _MAX_LOGPROBS:
-        raise UsageError(f"top_logprobs is {value}, not from 0 to {_MAX_LOGPROBS}")
+    if value is not None and not 0 <= value <= MAX_LOGPROBS:
+        raise UsageError(f"top_logprobs is {value}, not from 0 to {MAX_LOGPROBS}")
     return value
 
 
 def stop_texts(stop: str | list[str] | None, name: str = "stop") -> tuple[str, ...]:
     """Return the texts that end an answer."""
     stops = [stop] if isinstance(stop, str) else stop or []
-    if len(stops) > _MAX_STOPS or not all(stops):
-        raise UsageError(f"{name} must have at most {_MAX_STOPS} texts, and none of them empty")
+    if len(stops) > MAX_STOPS or not all(stops):
+        raise UsageError(f"{name} must have at most {MAX_STOPS} texts, and none of them empty")
     return tuple(stops)
 
 
@@ -94,8 +81,8 @@ def schema_constraint(schema: dict[str, Any], where: str) -> Constraint:
 
 def function_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return tools in OpenAI's form from functions: `name`, `description`, `parameters`."""
-    if len(tools) > _MAX_TOOLS:
-        raise UsageError(f"tools has {len(tools)} items, not at most {_MAX_TOOLS}")
+    if len(tools) > MAX_TOOLS:
+        raise UsageError(f"tools has {len(tools)} items, not at most {MAX_TOOLS}")
     require_small(tools, "tools")
     return [{"type": "function", "function": tool} for tool in tools]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
@@ -13,7 +12,8 @@ from llmedge.core.errors import LlmedgeError, UsageError
 from llmedge.engine.generation import Started
 from llmedge.serve.answer import Answer, collect
 from llmedge.serve.errors import error_response
-from llmedge.serve.stream import unless_client_leaves
+from llmedge.serve.requests import decode_request
+from llmedge.serve.stream import KEEP_ALIVE, KEEP_ALIVE_S, unless_client_leaves
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,12 +28,8 @@ if TYPE_CHECKING:
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 ResultT = TypeVar("ResultT")
 
-KEEP_ALIVE = b": keep-alive\n\n"
-
 _MAX_DEPTH = 64
 _MAX_VALUES = 20_000
-_PING_S = 15.0
-_SAFE_NAME = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
 
 
 def shaped(handler: Handler, refuse: Callable[[LlmedgeError], Response]) -> Handler:
@@ -61,22 +57,7 @@ async def read_request(request: Request, kind: type[RequestT]) -> tuple[RequestT
     Raises:
         UsageError: The body is not JSON, or a field has the wrong type.
     """
-    body = await request.body()
-    try:
-        wanted = msgspec.json.decode(body, type=kind)
-        names = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"the request is not valid: {error}") from None
-    known = {info.encode_name for info in msgspec.structs.fields(kind)}
-    return wanted, sorted(names.keys() - known)
-
-
-def ignored_header(names: list[str]) -> dict[str, str]:
-    """Return the header that names what was ignored; nothing where nothing was."""
-    # The names are the client's: only what is safe in a header goes there.
-    safe = [name for name in names if _SAFE_NAME.fullmatch(name)][:32]
-    rest = [f"{len(names) - len(safe)} more"] if len(safe) < len(names) else []
-    return {"X-Llmedge-Ignored": ", ".join(safe + rest)} if names else {}
+    return decode_request(await request.body(), kind)
 
 
 def convert(value: object, kind: type[RequestT], where: str) -> RequestT:
@@ -195,7 +176,7 @@ class Pinged:
     """
 
     def __init__(
-        self, parts: AsyncIterator[bytes], ping: bytes | None = None, every_s: float = _PING_S
+        self, parts: AsyncIterator[bytes], ping: bytes | None = None, every_s: float = KEEP_ALIVE_S
     ) -> None:
         self._parts = parts
         self._ping = ping

@@ -16,7 +16,8 @@ from llmedge.serve import native_schema as schema
 from llmedge.serve.answer import ChatCall, Responder
 from llmedge.serve.call_fields import function_tools, refuse_media, require_messages, require_small
 from llmedge.serve.errors import error_response
-from llmedge.serve.exchange import ignored_header, json_response, read_request, shaped
+from llmedge.serve.exchange import json_response, read_request, shaped
+from llmedge.serve.requests import ignored_header
 from llmedge.serve.stream import unless_client_leaves
 from llmedge.serve.vectors import embed_texts, normalised, require_texts, require_tokens
 

@@ -15,7 +15,6 @@ from llmedge.serve.exchange import (
     PartsResponse,
     Pinged,
     convert,
-    ignored_header,
     json_response,
     read_request,
     shaped,
@@ -29,6 +28,7 @@ from llmedge.serve.ollama_calls import (
     require_text_only,
     text_call,
 )
+from llmedge.serve.requests import ignored_header
 from llmedge.serve.stream import unless_client_leaves
 from llmedge.serve.vectors import embed_texts, normalised
 

@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 
 MAX_CHOICES = 64
+MAX_STOPS = 16
+MAX_MESSAGES = 4096
+MAX_TOOLS = 128
+MAX_LOGPROBS = 20
 
-_MAX_STOPS = 16
 _MAX_STOP_CHARS = 1024
-_MAX_MESSAGES = 4096
-_MAX_TOOLS = 128
 _MAX_BIASES = 1024
-_MAX_LOGPROBS = 20
 _MAX_TEMPLATE_ARGUMENTS = 64
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SAFE_FIELD = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
 _DEFAULTS = SamplingOptions()
 
 # Fields of requests, with those of SamplingOptions and the values that they may have.
-_SAMPLING: dict[str, tuple[str, float, float]] = {
+SAMPLING: dict[str, tuple[str, float, float]] = {
     "temperature": ("temperature", 0.0, 100.0),
     "top_k": ("top_k", 0, 1 << 30),
     "top_p": ("top_p", 0.0, 1.0),
@@ -80,9 +80,9 @@ def decode_request(body: bytes, kind: type[RequestT]) -> tuple[RequestT, list[st
 def ignored_header(names: Sequence[str]) -> dict[str, str]:
     """Return the header that names ignored fields; none where there are none."""
     # The names are the client's: only what is safe in a header goes there.
-    safe = [name for name in names if _SAFE_FIELD.fullmatch(name)]
+    safe = [name for name in names if _SAFE_FIELD.fullmatch(name)][:32]
     rest = [f"{len(names) - len(safe)} more"] if len(safe) < len(names) else []
-    return {"X-Llmedge-Ignored": ", ".join(safe[:32] + rest)} if names else {}
+    return {"X-Llmedge-Ignored": ", ".join(safe + rest)} if names else {}
 
 
 def chat_calls(request: schema.ChatRequest) -> list[ChatCall]:
@@ -92,8 +92,8 @@ def chat_calls(request: schema.ChatRequest) -> list[ChatCall]:
         UsageError: A value out of its range.
         UnsupportedError: Something that this endpoint cannot do.
     """
-    if not 1 <= len(request.messages) <= _MAX_MESSAGES:
-        raise UsageError(f"messages has {len(request.messages)} items, not 1 to {_MAX_MESSAGES}")
+    if not 1 <= len(request.messages) <= MAX_MESSAGES:
+        raise UsageError(f"messages has {len(request.messages)} items, not 1 to {MAX_MESSAGES}")
     max_tokens = request.max_completion_tokens
     tools = _tools(request.tools or [])
     choice = _tool_choice(request.tool_choice, tools)
@@ -135,8 +135,8 @@ def text_generations(request: schema.CompletionRequest) -> list[Generation]:
     prompts, n = _prompts(request.prompt), _n(request)
     if len(prompts) * n > MAX_CHOICES:
         raise UsageError(f"prompt and n ask for {len(prompts) * n} texts, not up to {MAX_CHOICES}")
-    if request.logprobs is not None and not 0 <= request.logprobs <= _MAX_LOGPROBS:
-        raise UsageError(f"logprobs is {request.logprobs}, not from 0 to {_MAX_LOGPROBS}")
+    if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
+        raise UsageError(f"logprobs is {request.logprobs}, not from 0 to {MAX_LOGPROBS}")
     base = Generation(
         TextPrompt(""),
         # OpenAI's default of 16 tokens.
@@ -162,7 +162,7 @@ def sampling_options(request: schema.SamplingFields) -> SamplingOptions:
         UsageError: A value out of its range.
     """
     chosen: dict[str, Any] = {}
-    for name, (option, low, high) in _SAMPLING.items():
+    for name, (option, low, high) in SAMPLING.items():
         value: float | None = getattr(request, name)
         if value is None:
             continue
@@ -218,9 +218,9 @@ def _max_tokens(value: int | None) -> int | None:
 
 def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
     stops = [stop] if isinstance(stop, str) else stop or []
-    if len(stops) > _MAX_STOPS or any(not 1 <= len(text) <= _MAX_STOP_CHARS for text in stops):
+    if len(stops) > MAX_STOPS or any(not 1 <= len(text) <= _MAX_STOP_CHARS for text in stops):
         raise UsageError(
-            f"stop must have at most {_MAX_STOPS} texts of 1 to {_MAX_STOP_CHARS} characters"
+            f"stop must have at most {MAX_STOPS} texts of 1 to {_MAX_STOP_CHARS} characters"
         )
     return tuple(stops)
 
@@ -255,8 +255,8 @@ def _adapters(request: schema.SamplingFields) -> tuple[tuple[str, float], ...]:
 
 
 def _tools(given: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    if len(given) > _MAX_TOOLS:
-        raise UsageError(f"tools has {len(given)} items, not up to {_MAX_TOOLS}")
+    if len(given) > MAX_TOOLS:
+        raise UsageError(f"tools has {len(given)} items, not up to {MAX_TOOLS}")
     for index, tool in enumerate(given):
         function = tool.get("function")
         name = cast("dict[str, object]", function).get("name") if type(function) is dict else None
@@ -309,8 +309,8 @@ def _reasoning_budget(request: schema.ChatRequest) -> int | None:
 
 def _chat_logprobs(request: schema.ChatRequest) -> int | None:
     top = request.top_logprobs
-    if top is not None and not 0 <= top <= _MAX_LOGPROBS:
-        raise UsageError(f"top_logprobs is {top}, not from 0 to {_MAX_LOGPROBS}")
+    if top is not None and not 0 <= top <= MAX_LOGPROBS:
+        raise UsageError(f"top_logprobs is {top}, not from 0 to {MAX_LOGPROBS}")
     if top and not request.logprobs:
         raise UsageError("top_logprobs needs logprobs: true")
     return top or 0 if request.logprobs else None

@@ -32,13 +32,13 @@ from llmedge.serve.exchange import (
     ending,
     event_bytes,
     event_stream,
-    ignored_header,
     json_response,
     read_request,
     shaped,
     start,
 )
 from llmedge.serve.prompt_tokens import count_tokens
+from llmedge.serve.requests import ignored_header
 from llmedge.serve.response_writer import ResponseWriter, new_id
 from llmedge.serve.stream import unless_client_leaves
 

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -256,3 +256,12 @@ def wait_until(condition) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@contextmanager
+def answering(routes: Callable[..., list[Route]], *args: object, **options: object):
+    """Serve a dialect over a fake responder, which the client carries."""
+    responder = FakeResponder(*args, **options)
+    with serving(routes(responder)) as client:
+        client.responder = responder
+        yield client

@@ -1,7 +1,6 @@
 """`/v1/messages` over a fake responder: real HTTP, and Anthropic's client where there is one."""
 
 import json
-from contextlib import contextmanager
 
 import pytest
 
@@ -14,9 +13,8 @@ from tests.serve.dialects import (
     HELLO,
     MODEL,
     THOUGHT,
-    FakeResponder,
+    answering,
     ended,
-    serving,
     wait_until,
 )
 
@@ -32,27 +30,6 @@ PIXEL = {
     "type": "image",
     "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="},
 }
-
-
-@contextmanager
-def answering(*args: object, **options: object):
-    responder = FakeResponder(*args, **options)
-    with serving(routes(responder)) as client:
-        client.responder = responder
-        yield client
-
-
-@pytest.fixture(scope="module")
-def server():
-    with answering() as client:
-        yield client
-
-
-@pytest.fixture
-def client(server):
-    server.responder.calls.clear()
-    server.responder.engine.requests.clear()
-    return server
 
 
 def asked(client, **body: object):
@@ -103,7 +80,7 @@ def test_a_stream_has_anthropics_events_in_their_order(client):
 
 
 def test_thoughts_and_calls_are_blocks_of_their_own():
-    with answering([*THOUGHT, *CALLS[1:]], ended("tool_calls")) as client:
+    with answering(routes, [*THOUGHT, *CALLS[1:]], ended("tool_calls")) as client:
         events = client.events(PATH, {**HI, "tools": [WEATHER]})
         _, whole = client.post(PATH, {**HI, "tools": [WEATHER]})
     starts = [e["content_block"] for e in events if e["type"] == "content_block_start"]
@@ -125,14 +102,14 @@ def test_thoughts_and_calls_are_blocks_of_their_own():
 
 
 def test_a_call_that_was_cut_off_is_not_a_call():
-    with answering(CUT_OFF, ended("length")) as client:
+    with answering(routes, CUT_OFF, ended("length")) as client:
         _, body = client.post(PATH, {**HI, "tools": [WEATHER]})
     assert body["stop_reason"] == "max_tokens"
     assert body["content"] == [{"type": "text", "text": '{"city": "Pu'}]
 
 
 def test_an_answer_without_text_has_an_empty_block():
-    with answering([]) as client:
+    with answering(routes, []) as client:
         assert client.post(PATH, HI)[1]["content"] == [{"type": "text", "text": ""}]
         kinds = [event["type"] for event in client.events(PATH, HI)]
         assert kinds[2:4] == ["content_block_start", "content_block_stop"]
@@ -140,7 +117,7 @@ def test_an_answer_without_text_has_an_empty_block():
 
 @pytest.mark.parametrize(("text", "reason"), [("END", "stop_sequence"), ("<eot>", "end_turn")])
 def test_the_stop_text_is_told_where_it_is_the_clients(text: str, reason: str):
-    with answering(HELLO, ended(stop_text=text)) as client:
+    with answering(routes, HELLO, ended(stop_text=text)) as client:
         _, body = client.post(PATH, {**HI, "stop_sequences": ["END"]})
         assert body["stop_reason"] == reason
         assert body["stop_sequence"] == ("END" if text == "END" else None)
@@ -297,21 +274,21 @@ def test_a_wrong_request_is_a_400_in_anthropics_form(client, body: dict[str, obj
 
 
 def test_other_errors_have_anthropics_words():
-    with answering() as client:
+    with answering(routes) as client:
         status, body = client.post(PATH, {**HI, "model": "claude"})
         assert (status, body["error"]["type"]) == (404, "not_found_error")
     for error, status, kind in (
         (ContextLengthError("too long"), 400, "invalid_request_error"),
         (EngineError("it broke"), 503, "overloaded_error"),
     ):
-        with answering(error=error) as client:
+        with answering(routes, error=error) as client:
             for stream in (True, False):
                 got, body = client.post(PATH, {**HI, "stream": stream})
                 assert (got, body["error"]["type"]) == (status, kind)
 
 
 def test_an_error_inside_a_stream_is_its_last_event():
-    with answering(error=EngineError("it broke"), error_after=1) as client:
+    with answering(routes, error=EngineError("it broke"), error_after=1) as client:
         events = client.events(PATH, HI)
     assert events[-1] == {
         "type": "error",
@@ -321,7 +298,7 @@ def test_an_error_inside_a_stream_is_its_last_event():
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_ends_its_answer(stream: bool, caplog):
-    with answering(forever=True) as client:
+    with answering(routes, forever=True) as client:
         client.leave_early(PATH, {**HI, "stream": stream})
         wait_until(lambda: client.responder.n_closed == 1)
     assert not caplog.records
@@ -334,7 +311,7 @@ def anthropic():
 
 def test_anthropics_client_understands_all_of_it(anthropic):
     with (
-        answering([*THOUGHT, *CALLS[1:]], ended("tool_calls")) as client,
+        answering(routes, [*THOUGHT, *CALLS[1:]], ended("tool_calls")) as client,
         anthropic.Anthropic(base_url=client.url, api_key="x", max_retries=0) as sdk,
     ):
         asked = {"model": MODEL, "max_tokens": 9, "messages": HI["messages"], "tools": [WEATHER]}

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from llmedge.core.errors import UsageError
-from llmedge.serve.exchange import Pinged, ignored_header, require_small
+from llmedge.serve.exchange import Pinged, require_small
+from llmedge.serve.requests import ignored_header
 
 
 def test_a_ping_fills_each_silence_and_nothing_is_lost():

@@ -3,7 +3,6 @@
 import base64
 import math
 import struct
-from contextlib import contextmanager
 
 import pytest
 
@@ -13,27 +12,6 @@ from tests.serve.dialects import MODEL, FakeResponder, serving
 
 EMBED = "/v1/embeddings"
 DOCUMENTS = ["a cat", "the black dog barks", "a dog"]
-
-
-@contextmanager
-def answering(*args: object, **options: object):
-    responder = FakeResponder(*args, **options)
-    with serving(routes(responder)) as client:
-        client.responder = responder
-        yield client
-
-
-@pytest.fixture(scope="module")
-def server():
-    with answering() as client:
-        yield client
-
-
-@pytest.fixture
-def client(server):
-    server.responder.calls.clear()
-    server.responder.engine.requests.clear()
-    return server
 
 
 def test_text_becomes_tokens_and_text_again(client):

@@ -1,7 +1,6 @@
 """Ollama's API over a fake responder: real HTTP, and Ollama's own client where there is one."""
 
 import json
-from contextlib import contextmanager
 
 import pytest
 
@@ -13,9 +12,8 @@ from tests.serve.dialects import (
     CUT_OFF,
     MODEL,
     THOUGHT,
-    FakeResponder,
+    answering,
     ended,
-    serving,
     wait_until,
 )
 
@@ -30,27 +28,6 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
 }
-
-
-@contextmanager
-def answering(*args: object, **options: object):
-    responder = FakeResponder(*args, **options)
-    with serving(routes(responder)) as client:
-        client.responder = responder
-        yield client
-
-
-@pytest.fixture(scope="module")
-def server():
-    with answering() as client:
-        yield client
-
-
-@pytest.fixture
-def client(server):
-    server.responder.calls.clear()
-    server.responder.engine.requests.clear()
-    return server
 
 
 def asked(client, path: str = CHAT, **body: object):
@@ -98,7 +75,7 @@ def test_a_raw_prompt_reaches_the_engine_as_it_is(client):
 
 
 def test_thoughts_and_calls_have_fields_of_their_own():
-    with answering([*THOUGHT, *CALLS[1:]], ended("tool_calls")) as client:
+    with answering(routes, [*THOUGHT, *CALLS[1:]], ended("tool_calls")) as client:
         lines = client.lines(CHAT, {**HI, "tools": [WEATHER], "think": True})
         _, whole = client.post(CHAT, {**HI, "tools": [WEATHER], "stream": False})
     calls = [
@@ -118,7 +95,7 @@ def test_thoughts_and_calls_have_fields_of_their_own():
 
 
 def test_a_call_that_was_cut_off_is_not_a_call():
-    with answering(CUT_OFF, ended("length")) as client:
+    with answering(routes, CUT_OFF, ended("length")) as client:
         lines = client.lines(CHAT, HI)
         _, whole = client.post(CHAT, {**HI, "stream": False})
     assert whole["message"] == {"role": "assistant", "content": '{"city": "Pu'}
@@ -237,15 +214,15 @@ def test_another_model_is_a_404(client, path: str):
 
 
 def test_an_error_inside_a_stream_is_its_last_line():
-    with answering(error=EngineError("it broke"), error_after=1) as client:
+    with answering(routes, error=EngineError("it broke"), error_after=1) as client:
         assert client.lines(CHAT, HI)[-1] == {"error": "it broke"}
-    with answering(error=EngineError("it broke")) as client:
+    with answering(routes, error=EngineError("it broke")) as client:
         assert client.post(CHAT, HI) == (503, {"error": "it broke"})
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_ends_its_answer(stream: bool, caplog):
-    with answering(forever=True) as client:
+    with answering(routes, forever=True) as client:
         client.leave_early(CHAT, {**HI, "stream": stream})
         wait_until(lambda: client.responder.n_closed == 1)
     assert not caplog.records
@@ -290,7 +267,7 @@ def ollama():
 
 
 def test_ollamas_client_understands_all_of_it(ollama):
-    with answering([*THOUGHT, *CALLS[1:]], ended("tool_calls")) as client:
+    with answering(routes, [*THOUGHT, *CALLS[1:]], ended("tool_calls")) as client:
         sdk = ollama.Client(host=client.url)
         answer = sdk.chat(model=MODEL, messages=HI["messages"], tools=[WEATHER])
         assert answer.message.content == "Hello"

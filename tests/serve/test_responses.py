@@ -1,7 +1,6 @@
 """`/v1/responses` over a fake responder: real HTTP, and OpenAI's own client where there is one."""
 
 import json
-from contextlib import contextmanager
 
 import pytest
 
@@ -15,9 +14,8 @@ from tests.serve.dialects import (
     HELLO,
     MODEL,
     THOUGHT,
-    FakeResponder,
+    answering,
     ended,
-    serving,
     wait_until,
 )
 
@@ -29,26 +27,6 @@ WEATHER = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
-
-
-@contextmanager
-def answering(*args: object, **options: object):
-    responder = FakeResponder(*args, **options)
-    with serving(routes(responder)) as client:
-        client.responder = responder
-        yield client
-
-
-@pytest.fixture(scope="module")
-def server():
-    with answering() as client:
-        yield client
-
-
-@pytest.fixture
-def client(server):
-    server.responder.calls.clear()
-    return server
 
 
 def asked(client, **body: object):
@@ -103,7 +81,7 @@ def test_a_stream_has_openais_events_in_their_order(client):
 @pytest.mark.parametrize("parts", [HELLO, THOUGHT, CALLS, [], CUT_OFF])
 @pytest.mark.parametrize("reason", ["stop", "length", "tool_calls"])
 def test_the_last_event_holds_what_is_answered_without_a_stream(parts, reason):
-    with answering(parts, ended(reason)) as client:
+    with answering(routes, parts, ended(reason)) as client:
         last = client.events(PATH, {"input": "Hello"})[-1]["response"]
         whole = client.post(PATH, {"input": "Hello"})[1]
     for response in (last, whole):
@@ -115,7 +93,7 @@ def test_the_last_event_holds_what_is_answered_without_a_stream(parts, reason):
 
 
 def test_reasoning_and_calls_are_items_of_their_own():
-    with answering([*THOUGHT, *CALLS[1:]], ended("tool_calls")) as client:
+    with answering(routes, [*THOUGHT, *CALLS[1:]], ended("tool_calls")) as client:
         events = client.events(PATH, {"input": "Hello", "tools": [WEATHER]})
     output = events[-1]["response"]["output"]
     assert [item["type"] for item in output] == [
@@ -135,7 +113,7 @@ def test_reasoning_and_calls_are_items_of_their_own():
 
 
 def test_an_answer_that_is_cut_off_is_incomplete():
-    with answering(HELLO, ended("length")) as client:
+    with answering(routes, HELLO, ended("length")) as client:
         events = client.events(PATH, {"input": "Hello", "max_output_tokens": 5})
     assert events[-1]["type"] == "response.incomplete"
     response = events[-1]["response"]
@@ -144,7 +122,7 @@ def test_an_answer_that_is_cut_off_is_incomplete():
 
 
 def test_an_engine_that_fails_inside_a_stream_makes_a_failed_response():
-    with answering(error=EngineError("it broke"), error_after=1) as client:
+    with answering(routes, error=EngineError("it broke"), error_after=1) as client:
         events = client.events(PATH, {"input": "Hello"})
     assert events[-1]["type"] == "response.failed"
     assert events[-1]["response"]["error"]["message"] == "it broke"
@@ -153,7 +131,7 @@ def test_an_engine_that_fails_inside_a_stream_makes_a_failed_response():
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_an_error_before_the_answer_is_a_status(stream: bool):
-    with answering(error=ContextLengthError("the prompt has 9 tokens")) as client:
+    with answering(routes, error=ContextLengthError("the prompt has 9 tokens")) as client:
         status, body = client.post(PATH, {"input": "Hello", "stream": stream})
         assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
 
@@ -308,7 +286,7 @@ def test_input_tokens_are_counted_without_an_answer(client):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_ends_its_answer(stream: bool, caplog):
-    with answering(forever=True) as client:
+    with answering(routes, forever=True) as client:
         client.leave_early(PATH, {"input": "x", "stream": stream})
         wait_until(lambda: client.responder.n_closed == 1)
     assert not caplog.records
@@ -334,7 +312,7 @@ def test_openais_client_understands_an_answer_and_a_stream(openai, client):
 
 def test_openais_client_understands_reasoning_and_calls(openai):
     with (
-        answering([*THOUGHT, *CALLS[1:]], ended("tool_calls")) as client,
+        answering(routes, [*THOUGHT, *CALLS[1:]], ended("tool_calls")) as client,
         openai.OpenAI(base_url=f"{client.url}/v1", api_key="x", max_retries=0) as sdk,
     ):
         with sdk.responses.stream(model=MODEL, input="Hello", tools=[WEATHER]) as stream:
