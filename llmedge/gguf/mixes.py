@@ -77,6 +77,8 @@ _TABLE: tuple[tuple[str, int, str, ImatrixUse, str], ...] = (
     ("Q1_0", 40, "Q1_0", "none", "1 bit: only for models trained in 1 bit"),
 )
 MIXES = {row[0]: Mix(row[0], row[1], BY_NAME[row[2]], row[3], row[4]) for row in _TABLE}
+# What a source is quantized to when nothing is named, and what measured plans start from.
+BASE_MIX = "Q4_K_M"
 _IMATRIX_TYPES = frozenset(mix.base.name for mix in MIXES.values() if mix.imatrix != "none")
 
 

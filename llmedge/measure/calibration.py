@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 
 from llmedge.core.errors import IntegrityError, UsageError
 from llmedge.core.units import format_mb
-from llmedge.measure.corpus import KINDS, LANGUAGES, calibration_corpus, file_corpus
-from llmedge.measure.model_text import WITHOUT_CHAT
+from llmedge.measure.corpus import KINDS, LANGUAGES, WITHOUT_CHAT, calibration_corpus, file_corpus
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

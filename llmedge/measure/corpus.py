@@ -47,6 +47,7 @@ _PIECE_CHARS = 8192
 _BREAK = re.compile(rb"[\n ]")
 _INNER_BYTES = bytes(range(0x80, 0xC0))  # of characters in UTF-8, after their first
 MIN_CHUNK_TOKENS = 32
+WITHOUT_CHAT = "leave conversations out: --lang en,hi, or --calibration-weights en=1"  # a hint
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
-from llmedge.measure.corpus import read_chunks
+from llmedge.measure.corpus import WITHOUT_CHAT, read_chunks
 from llmedge.runtime.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from llmedge.measure.corpus import Conversation, Corpus
     from llmedge.runtime.model import Model
-
-WITHOUT_CHAT = "leave conversations out: --lang en,hi, or --calibration-weights en=1"
 
 
 class ModelText:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import UnsupportedError
-from llmedge.gguf.imatrix_file import read_imatrix
 from llmedge.gguf.mix_rules import needs_imatrix
 from llmedge.gguf.tensor_roles import EMBEDDING, OUTPUT, quantizable_tensors, role_of
 from llmedge.store.manifest import hash_file
@@ -81,6 +80,8 @@ def read_coverage(path: Path, header: Header) -> Coverage:
         IntegrityError: It is damaged.
         UnsupportedError: It is of another model.
     """
+    from llmedge.gguf.imatrix_file import read_imatrix  # numpy, for a matrix only
+
     imatrix = read_imatrix(path)
     tensors = {tensor.name: tensor for tensor in quantizable_tensors(header)}
     known = [name for name in imatrix.weights if name in tensors]

@@ -19,7 +19,6 @@ from llmedge.quantize.job import (
     prepare,
     require_unquantized,
 )
-from llmedge.runtime.first_load import remember
 from llmedge.runtime.library import library_info
 from llmedge.store.atomic import make_folder, replacing
 from llmedge.store.hashes import remembered_hash
@@ -150,6 +149,9 @@ def publish(
         sidecar_path(job.target).unlink(missing_ok=True)
     report = plan_report(job, plan, quantize_s=quantize_s, sha256=sha256)
     write_manifest(job.target, _manifest(report, job, source_sha256))
+    # Only now, as numpy and jinja2 come with it: beside the quantizer nothing needs them.
+    from llmedge.runtime.first_load import remember
+
     remember(job.target, settings.state_dir)
     return report
 

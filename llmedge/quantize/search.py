@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import ResourceError
-from llmedge.gguf.mixes import find_mix
+from llmedge.gguf.mixes import BASE_MIX, find_mix
 from llmedge.gguf.reader import read_header
 from llmedge.gguf.tensor_roles import quantizable_tensors
 from llmedge.host.memory import require_free_disk
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from llmedge.quantize.working_copy import Measured
     from llmedge.runtime.quantizer import TensorPlan
 
-# What the tensors get that a plan does not decide on.
-BASE_MIX = "Q4_K_M"
 _FORMAT = 1  # of what is remembered; another number measures again
 _MAX_ROUNDS = 4
 _NEAR = 0.93  # of the most KL divergence: closer is not worth another file

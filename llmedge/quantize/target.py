@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from llmedge.core.errors import ResourceError, UsageError
 from llmedge.core.units import format_mb, format_mib
 from llmedge.gguf.memory import KvCacheOptions, estimate_memory
-from llmedge.runtime.dry_run import compute_buffer_bytes
 
 if TYPE_CHECKING:
     from llmedge.gguf.reader import Header
@@ -65,6 +64,8 @@ class Target:
         Raises:
             UnsupportedError: The architecture's kv cache is not modelled.
         """
+        from llmedge.runtime.dry_run import compute_buffer_bytes  # numpy, for this target only
+
         return {
             f"kv cache of {self.kv_cache.n_ctx} tokens": estimate_memory(
                 header, self.kv_cache

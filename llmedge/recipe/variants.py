@@ -1,22 +1,19 @@
-"""Variants of a model, from a GGUF file or a checkpoint: converted, calibrated and quantized."""
+"""Variants of a model, from a GGUF file or a checkpoint: converted, calibrated and quantized.
+
+What converts and measures is imported where a run needs it: with numpy and jinja2 behind it, it
+would hold memory beside the quantizer all the while.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmedge.convert.general import checkpoint_name
-from llmedge.convert.model import dominant_type
-from llmedge.convert.pipeline import convert, open_checkpoint, plan
-from llmedge.convert.report import ConvertOptions
-from llmedge.gguf.mixes import find_mix, require_imatrix, uses_imatrix
-from llmedge.gguf.quant_types import F16
+from llmedge.gguf.mixes import BASE_MIX, find_mix, require_imatrix, uses_imatrix
 from llmedge.gguf.reader import read_header
 from llmedge.gguf.tensor_roles import quantizable_tensors
 from llmedge.quantize.execute import quantize
-from llmedge.quantize.imatrix import ImatrixOptions, collect_imatrix
 from llmedge.quantize.job import (
     QuantizeOptions,
     VariantReport,
@@ -24,21 +21,17 @@ from llmedge.quantize.job import (
     require_target,
     require_unquantized,
 )
-from llmedge.quantize.judge import judged_kinds
 from llmedge.quantize.overrides import expand_types
-from llmedge.quantize.plans import require_possible
-from llmedge.quantize.search import BASE_MIX, SearchOptions, SearchReport, search
 from llmedge.quantize.stock import stock_types
 from llmedge.quantize.trained_types import trained_type, trained_types
-from llmedge.quantize.working_copy import fits_memory, measured_in
 from llmedge.runtime.model import require_whole_model
-from llmedge.store.atomic import make_folder, require_new, work_folder
+from llmedge.store.atomic import require_new
 from llmedge.store.manifest import sidecar_path
 from llmedge.store.plan_file import read_plan
-from llmedge.store.reference import model_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
+    from pathlib import Path
 
     from llmedge.core.progress import Progress
     from llmedge.core.settings import Settings
@@ -46,8 +39,8 @@ if TYPE_CHECKING:
     from llmedge.gguf.reader import Header
     from llmedge.measure.calibration import CalibrationOptions
     from llmedge.quantize.kernels import Kernels
+    from llmedge.quantize.search import SearchReport
     from llmedge.quantize.target import Target
-    from llmedge.store.checkpoint import FolderCheckpoint
 
 COST_OF_NONE = (
     "without an importance matrix every weight counts alike; what that costs is in docs/quantize.md"
@@ -118,8 +111,10 @@ def make_variants(
         LlmedgeError: Whatever converting, calibrating or quantizing raises.
     """
     if source.is_dir() and options.quantize.name is None:
-        quantize_options = replace(options.quantize, name=_name(source))
-        options = replace(options, quantize=quantize_options)
+        from llmedge.recipe.intermediate import checkpoint_model
+
+        named = replace(options.quantize, name=checkpoint_model(source))
+        options = replace(options, quantize=named)
     # What is there already is said before minutes are spent on converting and measuring.
     _require_targets(source, _labels(options), options, settings)
     with _as_gguf(source, options, settings, progress, tell) as (path, can_requantize):
@@ -138,8 +133,23 @@ def make_variants(
         return VariantsReport(variants=_mixes(path, options, settings, progress, tell))
 
 
-def _name(checkpoint: Path) -> str:
-    return model_name(Path(f"{checkpoint_name(checkpoint)}.gguf"))
+@contextlib.contextmanager
+def _as_gguf(
+    source: Path,
+    options: VariantsOptions,
+    settings: Settings,
+    progress: Progress,
+    tell: Callable[[str], None],
+) -> Generator[tuple[Path, bool]]:
+    """Give the GGUF file of a source, and whether quantizing it again is known to be harmless."""
+    if not source.is_dir():
+        yield source, False
+        return
+    from llmedge.recipe.intermediate import converted
+
+    is_kept = options.keep_intermediate
+    with converted(source, options.quantize, settings, progress, tell, is_kept=is_kept) as made:
+        yield made
 
 
 def _labels(options: VariantsOptions) -> list[str]:
@@ -171,6 +181,11 @@ def _search(
     progress: Progress,
     tell: Callable[[str], None],
 ) -> SearchReport:
+    from llmedge.quantize.judge import judged_kinds
+    from llmedge.quantize.plans import require_possible
+    from llmedge.quantize.search import SearchOptions, search
+    from llmedge.quantize.working_copy import measured_in
+
     assert options.target is not None
     header = read_header(path)
     if not options.quantize.allow_requantize:
@@ -287,6 +302,8 @@ def _imatrix(
     if not options.wants_imatrix:
         tell(COST_OF_NONE)
         return None
+    from llmedge.quantize.imatrix import ImatrixOptions, collect_imatrix
+
     imatrix_options = ImatrixOptions(options.calibration, options.quantize.n_threads)
     report = collect_imatrix(path, imatrix_options, settings, progress)
     shares = ", ".join(f"{kind} {n_tokens}" for kind, n_tokens in report.shares.items())
@@ -295,52 +312,3 @@ def _imatrix(
     for text in report.notes:
         tell(text)
     return report.path
-
-
-@contextlib.contextmanager
-def _as_gguf(
-    source: Path,
-    options: VariantsOptions,
-    settings: Settings,
-    progress: Progress,
-    tell: Callable[[str], None],
-) -> Generator[tuple[Path, bool]]:
-    """Give the GGUF file of a source, and whether quantizing it again is known to be harmless.
-
-    A checkpoint is converted to 16 bits, or to 8 where memory is short, and the file is removed
-    afterwards unless it is to be kept.
-    """
-    if not source.is_dir():
-        yield source, False
-        return
-    name = options.quantize.name or _name(source)
-    with contextlib.ExitStack() as stack:
-        if options.keep_intermediate:
-            output = _kept_folder(options.quantize.output)
-        else:
-            output = stack.enter_context(work_folder(settings.home / "work" / f"{name}.gguf"))
-        with open_checkpoint(source) as checkpoint:
-            mix = _intermediate(checkpoint)
-            threads = options.quantize.n_threads
-            overwrite = options.quantize.overwrite or not options.keep_intermediate
-            convert_options = ConvertOptions(mix, output, threads, overwrite=overwrite)
-            tell(f"converting {source} to {mix.name} first")
-            conversion = plan(source, checkpoint, convert_options, settings, progress)
-            report = convert(conversion, progress)
-        yield report.path, mix.name == "Q8_0"
-
-
-def _intermediate(checkpoint: FolderCheckpoint) -> Mix:
-    """Return what a checkpoint is converted to first: its own 16 bits, or 8 where it is large."""
-    if not fits_memory(checkpoint.n_bytes):
-        return find_mix("Q8_0")
-    return find_mix("F16" if dominant_type(checkpoint) == F16 else "BF16")
-
-
-def _kept_folder(output: Path | None) -> Path | None:
-    """Return the folder for the file made from a checkpoint; `None` is the store."""
-    if output is None:
-        return None
-    folder = output.parent if output.suffix.lower() == ".gguf" else output
-    make_folder(folder)
-    return folder

@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import functools
 import importlib
-import importlib.metadata
 import importlib.util
 import logging
 import sys
@@ -25,6 +24,7 @@ from llmedge.runtime.ggml_base import base_library
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from pathlib import Path
 
 _log = logging.getLogger("llmedge.llama_cpp")
 _listeners: list[Callable[[int, str], None]] = []
@@ -129,6 +129,11 @@ def library_info() -> LibraryInfo:
     )
 
 
+def native_path(path: Path) -> bytes:
+    """Encode a path as llama.cpp expects it: UTF-8 on every system."""
+    return str(path).encode("utf-8", "surrogateescape")
+
+
 def last_error() -> str:
     """Return the last line that llama.cpp logged as an error, "" before the first."""
     return _last_error[-1]
@@ -176,7 +181,9 @@ def _on_log(level: int, text: bytes, _: int | None) -> None:
 
 
 def _binding_version() -> str:
-    return importlib.metadata.version("llama-cpp-python")
+    from importlib import metadata  # with it come a mail parser, zip files and sockets
+
+    return metadata.version("llama-cpp-python")
 
 
 def _commit() -> str:

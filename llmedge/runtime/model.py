@@ -10,7 +10,7 @@ from llmedge.core import interrupts
 from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
 from llmedge.gguf.reader import Header, read_header
 from llmedge.runtime.handle import Handle
-from llmedge.runtime.library import collected_errors, library
+from llmedge.runtime.library import collected_errors, library, native_path
 from llmedge.runtime.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -201,8 +201,3 @@ def load_error(path: Path, errors: list[str]) -> IntegrityError:
         f"llama.cpp cannot load {path}: {reason}",
         "download or convert the model again, or update llama-cpp-python for a new architecture",
     )
-
-
-def native_path(path: Path) -> bytes:
-    """Encode a path as llama.cpp expects it: UTF-8 on every system."""
-    return str(path).encode("utf-8", "surrogateescape")

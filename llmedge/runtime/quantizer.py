@@ -17,8 +17,7 @@ from llmedge.core.closable import Closable
 from llmedge.core.errors import IntegrityError, ResourceError, UnsupportedError, UsageError
 from llmedge.gguf.quant_types import BY_NAME
 from llmedge.host.child import Child, ChildDied, Talk
-from llmedge.runtime.library import collected_errors, library, log_listener
-from llmedge.runtime.model import native_path
+from llmedge.runtime.library import collected_errors, library, log_listener, native_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -1,5 +1,7 @@
 import dataclasses
 import shutil
+import subprocess
+import sys
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -65,6 +67,23 @@ def test_without_one_the_cost_is_said(make, tiny_model):
         make(tiny_model, mixes=("IQ2_XS",), wants_imatrix=False)
 
 
+def test_numpy_holds_no_memory_beside_the_quantizer(tiny_model, home, tmp_path):
+    code = (
+        "import sys\n"
+        "from llmedge.cli.app import main\n"
+        "from llmedge.runtime.quantizer import Quantizer\n"
+        "def run(self, target, advance, run=Quantizer.run):\n"
+        "    run(self, target, advance)\n"
+        "    print('ran beside', sorted({'numpy', 'jinja2', 'llama_cpp'} & set(sys.modules)))\n"
+        "Quantizer.run = run\n"
+        "main(['quantize', *sys.argv[1:], '--no-imatrix'])"
+    )
+    arguments = [sys.executable, "-c", code, tiny_model, "-o", tmp_path / "out.gguf"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ran beside []" in done.stdout
+
+
 def test_a_dry_run_knows_the_exact_size_without_computing_anything(make, tiny_model, home):
     (planned,) = make(tiny_model, mixes=("Q4_0",), dry_run=True).variants
     assert not (home / "imatrix").exists()
@@ -83,7 +102,7 @@ def test_a_checkpoint_is_converted_first_and_the_large_file_removed(make, checkp
 
 def test_what_is_there_is_said_before_a_checkpoint_is_converted(make, checkpoint, monkeypatch):
     make(checkpoint, mixes=("Q4_K_M",))
-    monkeypatch.setattr("llmedge.recipe.variants.convert", pytest.fail)
+    monkeypatch.setattr("llmedge.recipe.intermediate.convert", pytest.fail)
     with pytest.raises(UsageError, match="exists"):
         make(checkpoint, mixes=("Q8_0", "Q4_K_M"))
 
@@ -205,7 +224,7 @@ def test_a_source_replaced_after_it_was_calibrated_is_an_error(
         write_tiny_model(tmp_path / "other.gguf", seed=1).replace(source)
         return report
 
-    monkeypatch.setattr("llmedge.recipe.variants.collect_imatrix", collect_and_replace)
+    monkeypatch.setattr("llmedge.quantize.imatrix.collect_imatrix", collect_and_replace)
     with pytest.raises(IntegrityError, match="another file than the one that was measured"):
         make(tiny_copy, mixes=("Q4_0",))
     assert not (tmp_path / "out").exists()
@@ -241,7 +260,7 @@ def test_a_quantized_source_is_refused_before_anything_is_computed(
         "plan": {"plan": plan},
         "target": {"target": Target("bpw", 5.5, "5.5BPW")},
     }[way]
-    monkeypatch.setattr("llmedge.recipe.variants.collect_imatrix", pytest.fail)
+    monkeypatch.setattr("llmedge.quantize.imatrix.collect_imatrix", pytest.fail)
     with pytest.raises(UsageError, match=r"quantized already \(.* is Q8_0\)") as caught:
         make(source.path, name="again", **changes)
     assert "--allow-requantize" in caught.value.hint
