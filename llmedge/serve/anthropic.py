@@ -25,7 +25,6 @@ from llmedge.serve.call_fields import (
     thinking_arguments,
 )
 from llmedge.serve.exchange import (
-    event_stream,
     json_response,
     read_request,
     shaped,
@@ -34,7 +33,7 @@ from llmedge.serve.exchange import (
 )
 from llmedge.serve.prompt_tokens import count_tokens
 from llmedge.serve.requests import ignored_header
-from llmedge.serve.stream import unless_client_leaves
+from llmedge.serve.stream import event_stream, unless_client_leaves
 
 if TYPE_CHECKING:
     from starlette.requests import Request

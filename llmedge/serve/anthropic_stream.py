@@ -29,7 +29,8 @@ from llmedge.serve.anthropic_schema import (
 )
 from llmedge.serve.call_fields import call_object
 from llmedge.serve.errors import error_response
-from llmedge.serve.exchange import close, event_bytes, refusal
+from llmedge.serve.exchange import event_bytes, refusal
+from llmedge.serve.stream import close
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from llmedge.core.errors import LlmedgeError, UsageError
 from llmedge.engine.generation import Started
 from llmedge.serve.answer import Answer, collect
 from llmedge.serve.errors import error_response
 from llmedge.serve.requests import decode_request
-from llmedge.serve.stream import KEEP_ALIVE, KEEP_ALIVE_S, unless_client_leaves
+from llmedge.serve.stream import close, unless_client_leaves
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from starlette.requests import Request
-    from starlette.types import Receive, Scope, Send
 
     from llmedge.serve.answer import ChatPart
 
@@ -132,81 +130,6 @@ async def ending(parts: AsyncIterator[Any], work: Awaitable[ResultT]) -> ResultT
         return await work
     finally:
         await close(parts)
-
-
-async def close(parts: AsyncIterator[Any]) -> None:
-    """End an answer, however far it is; an iterator that has no end of its own stays."""
-    if (aclose := getattr(parts, "aclose", None)) is not None:
-        await aclose()
-
-
-def event_stream(
-    events: AsyncIterator[bytes], headers: dict[str, str], ping: bytes = KEEP_ALIVE
-) -> Response:
-    """Return a response of server-sent events, with a sign of life while there are none."""
-    return PartsResponse(Pinged(events, ping), headers, "text/event-stream")
-
-
-class PartsResponse(StreamingResponse):
-    """A response that comes in parts, and ends what makes them however it ends itself.
-
-    Starlette stops reading when the client leaves, and leaves the rest to the garbage collector.
-    """
-
-    def __init__(self, source: Pinged, headers: dict[str, str], media_type: str) -> None:
-        self._source = source
-        headers = {**headers, "Cache-Control": "no-store"}
-        super().__init__(source, headers=headers, media_type=media_type)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send all parts."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._source.aclose()
-
-
-class Pinged:
-    """Passes parts on, and a ping whenever there was none for a while.
-
-    Args:
-        parts: What to pass on.
-        ping: Sent in each silence; `None` sends nothing.
-        every_s: How long a silence is.
-    """
-
-    def __init__(
-        self, parts: AsyncIterator[bytes], ping: bytes | None = None, every_s: float = KEEP_ALIVE_S
-    ) -> None:
-        self._parts = parts
-        self._ping = ping
-        self._every_s = None if ping is None else every_s
-        self._step: asyncio.Task[bytes | None] | None = None
-
-    def __aiter__(self) -> Pinged:
-        return self
-
-    async def __anext__(self) -> bytes:
-        """Return the next part, or a ping."""
-        if self._step is None:
-            self._step = asyncio.create_task(self._next())
-        await asyncio.wait({self._step}, timeout=self._every_s)
-        if self._ping is not None and not self._step.done():
-            return self._ping
-        step, self._step = self._step, None
-        if (part := step.result()) is None:
-            raise StopAsyncIteration
-        return part
-
-    async def aclose(self) -> None:
-        """End what makes the parts, also while it makes one."""
-        if self._step is not None:
-            self._step.cancel()
-            await asyncio.wait({self._step})
-        await close(self._parts)
-
-    async def _next(self) -> bytes | None:
-        return await anext(self._parts, None)
 
 
 def event_bytes(name: str, payload: object) -> bytes:

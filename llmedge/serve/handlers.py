@@ -25,11 +25,10 @@ from llmedge.serve.requests import (
 )
 from llmedge.serve.stream import (
     DONE,
-    KEEP_ALIVE,
     KEEP_ALIVE_S,
-    EventStream,
     close_all,
     encode_event,
+    event_stream,
     gather,
     merge,
     unless_client_leaves,
@@ -122,8 +121,8 @@ class Completions:
             await close_all(sources)
             raise
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
-        events = _stream(sources, answer, self._keep_alive_s, with_usage=with_usage)
-        return EventStream(events, headers)
+        events = _stream(sources, answer, with_usage=with_usage)
+        return event_stream(events, headers, ping_s=self._keep_alive_s)
 
 
 async def _expect_start(parts: AsyncIterator[ChatPart]) -> None:
@@ -134,18 +133,15 @@ async def _expect_start(parts: AsyncIterator[ChatPart]) -> None:
 async def _stream(
     sources: Sequence[AsyncIterator[ChatPart]],
     answer: ChatAnswer | TextAnswer,
-    keep_alive_s: float,
     *,
     with_usage: bool,
 ) -> AsyncIterator[bytes]:
     try:
         for chunk in answer.first():
             yield encode_event(chunk)
-        async with contextlib.aclosing(merge(sources, idle_s=keep_alive_s)) as parts:
-            async for item in parts:
-                if item is None:
-                    yield KEEP_ALIVE
-                elif (chunk := answer.chunk(*item)) is not None:
+        async with contextlib.aclosing(merge(sources)) as parts:
+            async for index, part in parts:
+                if (chunk := answer.chunk(index, part)) is not None:
                     yield encode_event(chunk)
         if with_usage:
             yield encode_event(answer.usage())

@@ -12,8 +12,6 @@ from llmedge.core.errors import NotFoundError, UnsupportedError
 from llmedge.serve import ollama_schema as schema
 from llmedge.serve.answer import ChatPart, Responder, text_parts
 from llmedge.serve.exchange import (
-    PartsResponse,
-    Pinged,
     convert,
     json_response,
     read_request,
@@ -29,7 +27,7 @@ from llmedge.serve.ollama_calls import (
     text_call,
 )
 from llmedge.serve.requests import ignored_header
-from llmedge.serve.stream import unless_client_leaves
+from llmedge.serve.stream import PartsResponse, unless_client_leaves
 from llmedge.serve.vectors import embed_texts, normalised
 
 if TYPE_CHECKING:
@@ -203,7 +201,7 @@ async def _answer(
     if wanted.stream is False:
         return json_response(answer.whole(await whole(request, parts)), headers=headers)
     await start(request, parts)
-    return PartsResponse(Pinged(answer.lines(parts)), headers, "application/x-ndjson")
+    return PartsResponse(answer.lines(parts), headers, "application/x-ndjson")
 
 
 async def _refuse_change(request: Request) -> Response:

@@ -21,8 +21,9 @@ from llmedge.serve.answer import (
     Reasoning,
 )
 from llmedge.serve.call_fields import call_object, logprob_entries
-from llmedge.serve.exchange import close, refusal
+from llmedge.serve.exchange import refusal
 from llmedge.serve.ollama_schema import Details, ModelEntry
+from llmedge.serve.stream import close
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence

@@ -27,11 +27,9 @@ from llmedge.serve.call_fields import (
 )
 from llmedge.serve.errors import error_response
 from llmedge.serve.exchange import (
-    close,
     convert,
     ending,
     event_bytes,
-    event_stream,
     json_response,
     read_request,
     shaped,
@@ -40,7 +38,7 @@ from llmedge.serve.exchange import (
 from llmedge.serve.prompt_tokens import count_tokens
 from llmedge.serve.requests import ignored_header
 from llmedge.serve.response_writer import ResponseWriter, new_id
-from llmedge.serve.stream import unless_client_leaves
+from llmedge.serve.stream import close, event_stream, unless_client_leaves
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 
     from starlette.requests import Request
+    from starlette.types import Message, Send
 
 ResultT = TypeVar("ResultT")
 ItemT = TypeVar("ItemT")
@@ -27,18 +28,78 @@ class ClientLeft(Exception):  # noqa: N818 - what happened
     """The client closed the connection before it had its answer."""
 
 
-class EventStream(StreamingResponse):
-    """A response of server-sent events.
+class PartsResponse(StreamingResponse):
+    """A response that comes in parts, and ends what makes them however it ends itself.
 
-    Starlette cancels the iterator when the client leaves, which cancels the generation.
+    Starlette stops reading when the client leaves, and leaves the rest to the garbage collector.
+
+    Args:
+        parts: What to send, each part at once.
+        headers: Further headers.
+        media_type: What the parts make up.
+        ping: Sent whenever there was no part for a while; `None` sends nothing.
+        ping_s: How long that is.
     """
 
-    media_type = "text/event-stream"
-
-    def __init__(self, events: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        parts: AsyncIterator[bytes],
+        headers: dict[str, str],
+        media_type: str,
+        ping: bytes | None = None,
+        ping_s: float = KEEP_ALIVE_S,
+    ) -> None:
+        self._parts = parts
+        self._ping, self._ping_s = ping, ping_s
+        self._last_s = 0.0
         # Nginx and its kin hold a stream back unless they are told not to.
         own = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(events, headers={**headers, **own})
+        super().__init__(parts, headers={**headers, **own}, media_type=media_type)
+
+    async def stream_response(self, send: Send) -> None:
+        """Send all parts."""
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+        loop = asyncio.get_running_loop()
+        self._last_s = loop.time()
+        pinger = (
+            None if self._ping is None else loop.create_task(self._send_pings(send, self._ping))
+        )
+        try:
+            async for part in self._parts:
+                self._last_s = loop.time()
+                await send(_body(part))
+        finally:
+            if pinger is not None:
+                pinger.cancel()
+            await close(self._parts)
+        await send(_body(b"", more=False))
+
+    async def _send_pings(self, send: Send, ping: bytes) -> None:
+        # Beside the parts, so that these need no task and no timer each.
+        loop = asyncio.get_running_loop()
+        while True:
+            rest_s = self._last_s + self._ping_s - loop.time()
+            if rest_s <= 0:
+                self._last_s = loop.time()
+                await send(_body(ping))
+            else:
+                await asyncio.sleep(rest_s)
+
+
+def event_stream(
+    events: AsyncIterator[bytes],
+    headers: dict[str, str],
+    ping: bytes = KEEP_ALIVE,
+    ping_s: float = KEEP_ALIVE_S,
+) -> PartsResponse:
+    """Return a response of server-sent events, with a sign of life while there are none."""
+    return PartsResponse(events, headers, "text/event-stream", ping, ping_s)
 
 
 def encode_event(payload: object) -> bytes:
@@ -46,17 +107,28 @@ def encode_event(payload: object) -> bytes:
     return b"data: " + msgspec.json.encode(payload) + b"\n\n"
 
 
-async def merge(
-    sources: Sequence[AsyncIterator[ItemT]], *, idle_s: float | None = None
-) -> AsyncGenerator[tuple[int, ItemT] | None, None]:
+def merge(sources: Sequence[AsyncIterator[ItemT]]) -> AsyncGenerator[tuple[int, ItemT], None]:
     """Yield what several iterators yield, as it comes, each with the iterator's index.
 
     What fails in one of them is raised, and ends all. A reader that is slow lets them wait.
 
     Args:
         sources: Closed at the end, however it comes.
-        idle_s: `None` is yielded after each so many seconds of silence.
     """
+    return _only(sources[0]) if len(sources) == 1 else _side_by_side(sources)
+
+
+async def _only(source: AsyncIterator[ItemT]) -> AsyncGenerator[tuple[int, ItemT], None]:
+    try:
+        async for item in source:
+            yield 0, item
+    finally:
+        await close(source)
+
+
+async def _side_by_side(
+    sources: Sequence[AsyncIterator[ItemT]],
+) -> AsyncGenerator[tuple[int, ItemT], None]:
     queue: asyncio.Queue[tuple[int, ItemT] | BaseException | None] = asyncio.Queue(
         _MAX_WAITING_ITEMS
     )
@@ -74,12 +146,7 @@ async def merge(
     n_open = len(tasks)
     try:
         while n_open:
-            try:
-                async with asyncio.timeout(idle_s):
-                    word = await queue.get()
-            except TimeoutError:
-                yield None
-                continue
+            word = await queue.get()
             if word is None:
                 n_open -= 1
             elif isinstance(word, BaseException):
@@ -104,11 +171,20 @@ async def gather(work: Sequence[Coroutine[Any, Any, ResultT]]) -> list[ResultT]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def _body(data: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
 async def close_all(sources: Sequence[AsyncIterator[Any]]) -> None:
     """Close iterators that are not read to their end; this cancels what they stand for."""
     for source in sources:
-        if (close := getattr(source, "aclose", None)) is not None:
-            await close()
+        await close(source)
+
+
+async def close(source: AsyncIterator[Any]) -> None:
+    """Close an iterator, however far it is; one that has no end of its own stays."""
+    if (aclose := getattr(source, "aclose", None)) is not None:
+        await aclose()
 
 
 async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, ResultT]) -> ResultT:

@@ -1,57 +1,8 @@
-import asyncio
-from collections.abc import AsyncIterator
-
 import pytest
 
 from llmedge.core.errors import UsageError
-from llmedge.serve.exchange import Pinged, require_small
+from llmedge.serve.exchange import require_small
 from llmedge.serve.requests import ignored_header
-
-
-def test_a_ping_fills_each_silence_and_nothing_is_lost():
-    async def events() -> AsyncIterator[bytes]:
-        yield b"a"
-        await asyncio.sleep(0.25)
-        yield b"b"
-        yield b"c"
-
-    async def read() -> list[bytes]:
-        return [event async for event in Pinged(events(), b"ping", every_s=0.1)]
-
-    assert asyncio.run(read()) == [b"a", b"ping", b"ping", b"b", b"c"]
-
-
-def test_who_stops_reading_in_a_silence_ends_what_makes_the_events():
-    ended: list[bool] = []
-
-    async def events() -> AsyncIterator[bytes]:
-        try:
-            yield b"a"
-            await asyncio.sleep(60)
-        finally:
-            ended.append(True)
-
-    async def leave() -> None:
-        pinged = Pinged(events(), b"ping", every_s=0.05)
-        assert [await anext(pinged), await anext(pinged)] == [b"a", b"ping"]
-        await pinged.aclose()
-        await pinged.aclose()
-
-    asyncio.run(leave())
-    assert ended == [True]
-
-
-def test_an_error_comes_through():
-    async def events() -> AsyncIterator[bytes]:
-        yield b"a"
-        raise UsageError("wrong")
-
-    async def read() -> None:
-        async for _ in Pinged(events(), b"ping"):
-            pass
-
-    with pytest.raises(UsageError, match="wrong"):
-        asyncio.run(read())
 
 
 def test_only_names_that_are_safe_in_a_header_are_told():

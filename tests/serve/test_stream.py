@@ -3,8 +3,15 @@ import json
 
 import pytest
 
+from llmedge.core.errors import UsageError
 from llmedge.serve.schema import ErrorBody, ErrorResponse
-from llmedge.serve.stream import ClientLeft, encode_event, merge, unless_client_leaves
+from llmedge.serve.stream import (
+    ClientLeft,
+    PartsResponse,
+    encode_event,
+    merge,
+    unless_client_leaves,
+)
 
 
 class FakeRequest:
@@ -107,12 +114,60 @@ def test_a_failure_in_one_is_raised_and_ends_all():
     assert closed == ["a"]
 
 
-def test_silence_is_noticed_again_and_again():
-    async def slow():
-        await asyncio.sleep(0.25)
-        yield "x"
+def sent_by(parts, *, leaves_after: int | None = None) -> list[bytes]:
+    """Return the bodies that a response sends; the client may leave after some."""
+    bodies: list[bytes] = []
+    left = asyncio.Event()
 
-    async def main() -> list[object]:
-        return [item async for item in merge([slow()], idle_s=0.1)]
+    async def receive() -> dict[str, str]:
+        await left.wait()
+        return {"type": "http.disconnect"}
 
-    assert asyncio.run(main()) == [None, None, (0, "x")]
+    async def send(message: dict[str, object]) -> None:
+        if message["type"] == "http.response.body":
+            bodies.append(message["body"])  # type: ignore[arg-type]
+            if len(bodies) == leaves_after:
+                left.set()
+
+    async def main() -> None:
+        response = PartsResponse(parts, {}, "text/event-stream", b"ping", 0.1)
+        await response({"type": "http"}, receive, send)  # type: ignore[arg-type]
+
+    asyncio.run(main())
+    return bodies
+
+
+def test_a_ping_fills_each_silence_and_nothing_is_lost():
+    async def events():
+        yield b"a"
+        await asyncio.sleep(1.0)
+        yield b"b"
+        yield b"c"
+
+    bodies = sent_by(events())
+    assert [body for body in bodies if body != b"ping"] == [b"a", b"b", b"c", b""]
+    assert 3 <= bodies.count(b"ping") <= 9
+    assert bodies[-3:] == [b"b", b"c", b""]
+
+
+def test_a_client_that_leaves_in_a_silence_ends_what_makes_the_parts():
+    ended: list[bool] = []
+
+    async def events():
+        try:
+            yield b"a"
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    assert sent_by(events(), leaves_after=2) == [b"a", b"ping"]
+    assert ended == [True]
+
+
+def test_an_error_comes_through_and_no_end_is_sent():
+    async def events():
+        yield b"a"
+        raise UsageError("wrong")
+
+    with pytest.raises(UsageError, match="wrong"):
+        sent_by(events())
