@@ -97,6 +97,7 @@ class FakeEngine:
         self.n_restarts = 0
         self.state: EngineState = "ready"
         self.stats_delay_s = 0.0
+        self.limits: list[tuple[int, bool]] = []
         self.info = info or ModelInfo(
             id="fake:Q4_0", created=1, description="fake 1M Q4_0", n_ctx=4096, n_ctx_train=8192
         )
@@ -175,6 +176,9 @@ class FakeEngine:
     async def stats(self) -> EngineStats:
         await asyncio.sleep(self.stats_delay_s)
         return EngineStats(n_running=self.n_running, n_cells=4096, n_cells_used=42)
+
+    def limit(self, n_slots: int, *, forgets: bool) -> None:
+        self.limits.append((n_slots, forgets))
 
     def close(self) -> None:
         self.state = "closed"

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmedge.cli.options import ModelsArgument, RunFlags, grouped, model_path
+from llmedge.cli.options import RunFlags, grouped, model_path
 from llmedge.cli.output import note
-from llmedge.core.errors import InterruptedByUser, NotFoundError, UsageError
+from llmedge.core.errors import InterruptedByUser, NotFoundError, UnsupportedError, UsageError
 
 if TYPE_CHECKING:
     from llmedge.core.settings import Settings
     from llmedge.serve.server import Served, ServeOptions
+    from llmedge.serve.tracing import Tracing
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,6 +62,12 @@ class EndpointFlags:
     settings: Annotated[
         bool, typer.Option("--settings", help="Show what to paste into other programs.")
     ] = False
+    models_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Offer every GGUF file in this folder, instead of MODEL…", show_default=False
+        ),
+    ] = None
     draft: Annotated[
         int, typer.Option(min=0, max=64, help="Tokens to guess ahead from the prompt; 0: none.")
     ] = 0
@@ -110,37 +117,64 @@ class EndpointFlags:
         return keys
 
 
+OptionalModelsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[MODEL…]", help="name, name:Q4_K_M or ./file.gguf", show_default=False),
+]
+
+
 @grouped
-def serve_command(models: ModelsArgument, *, endpoint: EndpointFlags, run: RunFlags) -> None:
+def serve_command(
+    models: OptionalModelsArgument = None, *, endpoint: EndpointFlags, run: RunFlags
+) -> None:
     """Serve models through an OpenAI-compatible endpoint."""
     from llmedge.core.settings import load_settings
     from llmedge.serve.server import bind, serve
 
     settings = load_settings()
     options = endpoint.serve_options(run, settings)
-    paths = [model_path(model) for model in models]
+    if bool(models) == bool(endpoint.models_dir):
+        raise UsageError("give models or --models-dir, one of them", "llmedge serve MODEL")
+    paths = [model_path(model) for model in models or ()]
     with bind(options) as listener:
-        served, name = _open(paths, options, settings)
+        served, name = _open(paths, endpoint.models_dir, options, settings)
         try:
             serve(
                 served,
                 options,
                 listener,
                 lambda url: _announce(url, name, options, endpoint.settings),
+                _tracing(settings),
             )
         except InterruptedByUser:
             note("stopped")
 
 
-def _open(paths: list[Path], options: ServeOptions, settings: Settings) -> tuple[Served, str]:
+def _open(
+    paths: list[Path], folder: Path | None, options: ServeOptions, settings: Settings
+) -> tuple[Served, str]:
     """Load the only model, or describe several; return them and what to call them."""
-    from llmedge.serve.server import model_source, open_engine
+    from llmedge.serve.server import model_source, models_folder, open_engine
 
+    if folder is not None:
+        offered = models_folder(folder, options, settings)
+        return offered, ", ".join(offered.look().sources) or f"what will lie in {folder}"
     if len(paths) == 1:
         engine = open_engine(paths[0], options, settings)
         return engine, engine.info.id
     sources = [model_source(path, options, settings) for path in paths]
     return sources, ", ".join(source.info.id for source in sources)
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    """Return what exports traces; what others' environment asks for in vain stops nothing."""
+    from llmedge.serve.tracing import open_tracing
+
+    try:
+        return open_tracing(settings)
+    except UnsupportedError as error:
+        note(f"warning: no traces: {error.message}; {error.hint}")
+        return None
 
 
 def _announce(url: str, names: str, options: ServeOptions, shows_settings: bool) -> None:  # noqa: FBT001

@@ -31,7 +31,7 @@ _GOMP_SPIN_COUNT = "1000"
 
 # What a name holds that is nobody else's business; proxies and databases carry passwords in URLs.
 _SECRET = re.compile(
-    r"TOKEN|SECRET|PASS(WORD|WD|PHRASE)|CREDENTIAL|COOKIE|AUTH|PROXY|(^|_)(KEYS?|APIKEY|DSN|URL|URI)$",
+    r"TOKEN|SECRET|PASS(WORD|WD|PHRASE)|CREDENTIAL|COOKIE|AUTH|PROXY|HEADERS|(^|_)(KEYS?|APIKEY|DSN|URL|URI)$",
     re.IGNORECASE,
 )
 
@@ -47,6 +47,8 @@ class Settings:
         hf_cache: Folder of the Hugging Face Hub cache.
         has_hf_token: Whether a Hub token is set or stored. The token itself is not kept.
         api_keys: Keys that let clients use the endpoint, separated by commas or white space.
+        traces_exporter: How OpenTelemetry's `OTEL_*` variables want traces, with the protocol after
+            a colon where they name one; `None` where they want none.
     """
 
     home: Path
@@ -55,6 +57,7 @@ class Settings:
     hf_cache: Path
     has_hf_token: bool
     api_keys: tuple[str, ...] = field(default=(), repr=False)
+    traces_exporter: str | None = None
 
     @property
     def models_dir(self) -> Path:
@@ -93,6 +96,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         hf_cache=_hf_cache(env),
         has_hf_token=_has_hf_token(env),
         api_keys=split_keys(values.get("api_keys", "")),
+        traces_exporter=_traces_exporter(env),
     )
 
 
@@ -105,6 +109,20 @@ def environment_without_secrets(environ: Mapping[str, str] | None = None) -> dic
 def split_keys(text: str) -> tuple[str, ...]:
     """Return the API keys in a text, separated by commas or white space."""
     return tuple(text.replace(",", " ").split())
+
+
+def _traces_exporter(env: Mapping[str, str]) -> str | None:
+    """Read how traces are wanted.
+
+    Source: OpenTelemetry specification, "Environment variables" and "OTLP exporter".
+    """
+    places = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    exporter = env.get("OTEL_TRACES_EXPORTER") or ("otlp" if any(map(env.get, places)) else "none")
+    if exporter == "none" or env.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    protocols = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    protocol = next(filter(None, map(env.get, protocols)), None)
+    return f"{exporter}:{protocol}" if protocol and exporter == "otlp" else exporter
 
 
 def prepare_openmp() -> str:

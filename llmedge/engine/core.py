@@ -19,6 +19,7 @@ from llmedge.engine.scheduler import Scheduler, SchedulerOptions
 from llmedge.engine.sequence import Outcome, Sequence
 from llmedge.gguf.mixes import MIXES
 from llmedge.gguf.reader import Array
+from llmedge.host.sensors import EnergyMeter
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.grapheme import GraphemeDetokenizer
 from llmedge.runtime.model import Model
@@ -48,7 +49,10 @@ class EngineCore(Closable):
     ) -> None:
         self._context = context
         self._backend = LlamaBackend(context)
-        self._scheduler = Scheduler(self._backend, options)
+        meter = EnergyMeter()
+        self._scheduler = Scheduler(
+            self._backend, options, take_joules=meter.take if meter.is_there else None
+        )
         self._backend.is_unwanted = self._is_unwanted
         self._vocab = context.model.vocab
         self._end_tokens = self._vocab.end_tokens()
@@ -103,6 +107,12 @@ class EngineCore(Closable):
         self._cancelled.add(id_)
         if self._is_unwanted():
             self._context.abort()
+
+    def limit(self, n_slots: int, *, forgets: bool) -> None:
+        """Change how many requests run at once; see `Engine.limit`."""
+        self._scheduler.limit_slots(n_slots)
+        if forgets:
+            self._scheduler.forget()
 
     def step(self) -> list[tuple[int, Answer]]:
         """Compute one batch and return what came of it.
@@ -194,6 +204,8 @@ class _Run:
             stop_text=self._matcher.found,
             n_drafted=sequence.n_drafted,
             n_accepted=sequence.n_accepted,
+            # Nothing is never what it took.
+            energy_j=sequence.energy_j if sequence.energy_j > 0 else None,
         )
 
 

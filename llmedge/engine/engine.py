@@ -96,9 +96,11 @@ class EngineStats(msgspec.Struct, frozen=True):
         n_generated_tokens: Tokens generated.
         n_steps: Decode calls.
         n_pauses: Times that a request was set aside.
+        n_slots: Requests that may run at once now.
         step_s: Seconds in decode calls.
         sampling_s: Seconds in sampling.
         resident_bytes: The process's resident memory.
+        energy_j: Joules used in steps, as far as they were measured; `None` where nothing is.
     """
 
     n_running: int = 0
@@ -112,9 +114,11 @@ class EngineStats(msgspec.Struct, frozen=True):
     n_generated_tokens: int = 0
     n_steps: int = 0
     n_pauses: int = 0
+    n_slots: int = 0
     step_s: float = 0.0
     sampling_s: float = 0.0
     resident_bytes: int = 0
+    energy_j: float | None = None
 
 
 class Engine(Protocol):
@@ -168,6 +172,17 @@ class Engine(Protocol):
 
     async def stats(self) -> EngineStats:
         """Return the counters of this moment."""
+        ...
+
+    def limit(self, n_slots: int, *, forgets: bool) -> None:
+        """Change how many requests run at once, until it is changed again or the process ends.
+
+        Those that run go on. Returns at once, and does nothing where no process runs.
+
+        Args:
+            n_slots: At least one, and no more than the engine was started with.
+            forgets: Give up what is kept for later requests, too.
+        """
         ...
 
     def close(self) -> None:

@@ -128,6 +128,7 @@ class GenerationReport(msgspec.Struct, frozen=True):
         stop_text: The stop text that ended it.
         n_drafted: Tokens that were guessed ahead.
         n_accepted: Of these, tokens that the model agreed to.
+        energy_j: Joules, its share of those of the steps that it was in; `None`: not measured.
     """
 
     n_prompt: int
@@ -140,6 +141,7 @@ class GenerationReport(msgspec.Struct, frozen=True):
     stop_text: str | None = None
     n_drafted: int = 0
     n_accepted: int = 0
+    energy_j: float | None = None
 
 
 class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):

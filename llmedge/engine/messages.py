@@ -61,6 +61,18 @@ class Cancel(msgspec.Struct, frozen=True, tag=True):
     id: int
 
 
+class Limit(msgspec.Struct, frozen=True, tag=True):
+    """Run so many requests at once from now on; not answered.
+
+    Attributes:
+        n_slots: See `Engine.limit`.
+        forgets: Give up what is kept for later requests, too.
+    """
+
+    n_slots: int
+    forgets: bool = False
+
+
 class Tokenize(msgspec.Struct, frozen=True, tag=True):
     """Turn text into tokens."""
 
@@ -209,7 +221,7 @@ class Reply(msgspec.Struct, frozen=True, tag=True):
 
 
 Question: TypeAlias = Tokenize | Pieces | Render | Embed | Rerank
-ToChild: TypeAlias = Load | Submit | Cancel | Tokenize | Pieces | Render | Embed | Rerank
+ToChild: TypeAlias = Load | Submit | Cancel | Limit | Tokenize | Pieces | Render | Embed | Rerank
 ToParent: TypeAlias = Loading | Loaded | GaveUp | Stepped | Reply
 
 _encoder = msgspec.msgpack.Encoder()

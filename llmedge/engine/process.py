@@ -23,6 +23,7 @@ from llmedge.engine.messages import (
     Embed,
     Embeddings,
     Failed,
+    Limit,
     Load,
     PieceList,
     Pieces,
@@ -209,6 +210,11 @@ class EngineProcess(Closable):
         memory = None if pid is None else read_process_memory(pid)
         n_bytes = 0 if memory is None else memory.resident_bytes
         return msgspec.structs.replace(stats, resident_bytes=n_bytes)
+
+    def limit(self, n_slots: int, *, forgets: bool) -> None:
+        """Change how many requests run at once; see `Engine.limit`."""
+        most = self._options.scheduler.n_slots
+        self._supervisor.send(encode(Limit(max(1, min(n_slots, most)), forgets)))
 
     def close(self) -> None:
         """Stop what runs, end the process and give all memory back; twice is harmless."""

@@ -5,6 +5,7 @@ Knows tokens, not texts; one thread calls everything but `wants_abort`.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,6 +70,7 @@ class Scheduler:
         options: How to schedule.
         pace: How much of a prompt a step takes along.
         clock: Seconds from any beginning.
+        take_joules: Returns the energy used since it was called last; `None` measures none.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Scheduler:
         options: SchedulerOptions | None = None,
         pace: Pace | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        take_joules: Callable[[], float | None] | None = None,
     ) -> None:
         """Begin with nothing to do.
 
@@ -101,6 +104,9 @@ class Scheduler:
         self._n_steps = 0
         self._step_s = 0.0
         self._sampling_s = 0.0
+        self._take_joules = take_joules
+        self._energy_j = 0.0
+        self._charged: list[tuple[Sequence, int]] = []
 
     @property
     def is_idle(self) -> bool:
@@ -123,8 +129,10 @@ class Scheduler:
             n_generated_tokens=self._n_generated,
             n_steps=self._n_steps,
             n_pauses=slots.n_pauses,
+            n_slots=slots.n_slots,
             step_s=self._step_s,
             sampling_s=self._sampling_s,
+            energy_j=None if self._take_joules is None else self._energy_j,
         )
 
     def add(self, sequence: Sequence) -> None:
@@ -144,6 +152,7 @@ class Scheduler:
                 f"{self._backend.n_cells}",
                 "shorten the prompt, or start with a larger --ctx",
             )
+        sequence.energy_j = math.nan if self._take_joules is None else 0.0
         self._slots.add(sequence)
 
     def cancel(self, sequence_id: int) -> None:
@@ -171,6 +180,20 @@ class Scheduler:
         Raises:
             EngineError: Nothing can be computed any more.
         """
+        if self._take_joules is None:
+            return self._compute()
+        self._take_joules()  # what was used between two steps is nobody's
+        self._charged.clear()
+        outcomes = self._compute()
+        self._charge(self._take_joules())
+        return outcomes
+
+    def check_integrity(self) -> None:
+        """Raise `AssertionError` where the books do not agree; for tests."""
+        self._kv.check_integrity()
+        self._slots.check_integrity()
+
+    def _compute(self) -> list[Outcome]:
         self._slots.fill()
         most = self._backend.n_batch
         while True:
@@ -191,11 +214,6 @@ class Scheduler:
                 most = max(1, n_more // 2)
             elif not self._slots.pause_youngest():
                 return [self._give_up(plan.sequences[0])]
-
-    def check_integrity(self) -> None:
-        """Raise `AssertionError` where the books do not agree; for tests."""
-        self._kv.check_integrity()
-        self._slots.check_integrity()
 
     def _plan(self, most: int) -> _Plan:
         """Choose the next batch: one token of each stream, and a share of the prompts."""
@@ -268,6 +286,9 @@ class Scheduler:
 
     def _decode(self, plan: _Plan) -> DecodeStatus:
         self._in_decode = frozenset(sequence.id for sequence in plan.sequences)
+        if self._take_joules is not None:
+            for item, sequence in zip(plan.items, plan.sequences, strict=True):
+                self._charged.append((sequence, len(item.tokens)))
         start = self._clock()
         try:
             status = self._backend.decode(plan.items)
@@ -337,6 +358,13 @@ class Scheduler:
         if is_enough or len(sequence.tokens) > self._backend.n_cells:
             return "length"
         return None
+
+    def _charge(self, joules: float | None) -> None:
+        """Share a step's energy out by tokens; a share that is not known makes all unknown."""
+        n_tokens = sum(n for _, n in self._charged)
+        self._energy_j += joules or 0.0
+        for sequence, n in self._charged:
+            sequence.energy_j += math.nan if joules is None else joules * n / n_tokens
 
     def _cut(self, sequence: Sequence, n_wrong: int) -> None:
         """Remove the guesses that were computed for nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -41,6 +42,8 @@ class Sequence:
         started_s: When its prompt was begun; `None` before.
         first_s: When its first token was there; `None` before.
         last_s: When its last token was there.
+        energy_j: Its share of the energy of the steps that it was in; not a number where that is
+            not measured.
     """
 
     id: int
@@ -66,6 +69,7 @@ class Sequence:
     started_s: float | None = None
     first_s: float | None = None
     last_s: float = 0.0
+    energy_j: float = math.nan
 
     def __post_init__(self) -> None:
         self.n_prompt = len(self.tokens)

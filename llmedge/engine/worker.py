@@ -27,6 +27,7 @@ from llmedge.engine.messages import (
     Embed,
     Failed,
     GaveUp,
+    Limit,
     Load,
     Loaded,
     Loading,
@@ -55,7 +56,7 @@ _STATS_S = 0.25
 _SWITCH_S = 0.0005
 _PARENT_GONE = 130
 
-_Task: TypeAlias = "tuple[int, Prepared | Failed] | Cancel | Embed | Rerank"
+_Task: TypeAlias = "tuple[int, Prepared | Failed] | Cancel | Limit | Embed | Rerank"
 
 
 def enter() -> None:
@@ -120,6 +121,9 @@ class Worker:
         if isinstance(task, Cancel):
             core.cancel(task.id)
             self._tell(core, [])
+        elif isinstance(task, Limit):
+            core.limit(task.n_slots, forgets=task.forgets)
+            self._tell(core, [])
         elif isinstance(task, Embed | Rerank):
             self._reply(task, core)
         else:
@@ -161,7 +165,7 @@ class Worker:
                 self._tasks.put(message)
                 if self._core is not None:
                     self._core.abort(message.id)
-            case Embed() | Rerank():
+            case Limit() | Embed() | Rerank():
                 self._tasks.put(message)
             case Submit():
                 self._live.add(message.id)

@@ -54,6 +54,24 @@ def read_limits(root: Path = Path("/")) -> CgroupLimits:
     )
 
 
+def read_memory_stall(root: Path = Path("/")) -> float | None:
+    """Return the share of the last ten seconds in which some task waited for memory.
+
+    Of this process's innermost group that tells it, else of the whole machine; `None` where the
+    kernel does not count it.
+
+    Source: Linux kernel documentation, accounting/psi.
+    """
+    places = [*(folder / "memory.pressure" for folder in _groups(root))]
+    for path in [*places, root / "proc/pressure/memory"]:
+        first = (_read(path) or "").partition("\n")[0].split()
+        for word in first[1:] if first[:1] == ["some"] else ():
+            key, _, value = word.partition("=")
+            if key == "avg10" and value.replace(".", "", 1).isdigit():
+                return float(value) / 100
+    return None
+
+
 def _used(folder: Path) -> int:
     """Return a group's memory in use, without the file pages that nobody has used lately."""
     used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes") or 0

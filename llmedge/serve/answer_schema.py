@@ -28,6 +28,7 @@ class Usage(msgspec.Struct):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails
+    energy_j: float | UnsetType = UNSET
 
 
 class Timings(msgspec.Struct):
@@ -215,3 +216,4 @@ class Health(msgspec.Struct):
     """`GET /health`."""
 
     status: Literal["ok", "error"]
+    lowered_for: list[Literal["memory", "heat"]] | UnsetType = UNSET

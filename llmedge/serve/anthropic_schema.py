@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class TextBlock(msgspec.Struct, tag_field="type", tag="text"):
@@ -164,6 +165,7 @@ class MessageUsage(msgspec.Struct):
     output_tokens: int
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
+    energy_j: float | UnsetType = UNSET
 
 
 class AnswerMessage(msgspec.Struct, kw_only=True):

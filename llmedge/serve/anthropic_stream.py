@@ -6,6 +6,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from llmedge.core.errors import LlmedgeError
 from llmedge.engine.generation import Started
 from llmedge.serve.answer import (
@@ -203,7 +205,10 @@ def _stop_reason(
 def _usage(report: GenerationReport) -> MessageUsage:
     n_read = report.n_cached
     return MessageUsage(
-        report.n_prompt - n_read, report.n_generated, cache_read_input_tokens=n_read
+        report.n_prompt - n_read,
+        report.n_generated,
+        cache_read_input_tokens=n_read,
+        energy_j=msgspec.UNSET if report.energy_j is None else report.energy_j,
     )
 
 

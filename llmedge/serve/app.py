@@ -15,6 +15,7 @@ from llmedge.serve import anthropic, handlers, native, ollama, responses, status
 from llmedge.serve.chat_service import ChatService
 from llmedge.serve.errors import on_bug, on_client_left, on_http_error, on_llmedge_error
 from llmedge.serve.guard import Guard, GuardOptions
+from llmedge.serve.pressure import PressureWatch
 from llmedge.serve.request_log import RequestLog
 from llmedge.serve.stream import KEEP_ALIVE_S, ClientLeft
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from llmedge.serve.metrics import Meters
     from llmedge.serve.pool import ModelPool
+    from llmedge.serve.tracing import Tracing
 
 
 def build_app(
@@ -32,6 +34,8 @@ def build_app(
     *,
     fingerprint: str,
     keep_alive_s: float = KEEP_ALIVE_S,
+    watch: PressureWatch | None = None,
+    tracing: Tracing | None = None,
 ) -> Starlette:
     """Build the application over a pool of models.
 
@@ -41,19 +45,23 @@ def build_app(
         guard: Who may ask.
         fingerprint: Names the software in answers.
         keep_alive_s: Silence in a stream after which the client is told that it is not over.
+        watch: Lowers parallelism; `None` watches this machine as usual.
+        tracing: Makes spans of requests; closed by whoever made it.
     """
     service = ChatService(pool)
+    watch = watch or PressureWatch(pool)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
         del app
-        sweeper = asyncio.create_task(pool.sweep())
+        tasks = [asyncio.create_task(work) for work in (pool.sweep(), watch.run())]
         yield
-        sweeper.cancel()
+        for task in tasks:
+            task.cancel()
 
     app = Starlette(
         routes=[
-            *status.routes(pool, meters),
+            *status.routes(pool, meters, watch),
             *handlers.routes(service, fingerprint, keep_alive_s=keep_alive_s),
             *responses.routes(service),
             *anthropic.routes(service),
@@ -66,7 +74,7 @@ def build_app(
             HTTPException: on_http_error,
             Exception: on_bug,
         },
-        middleware=[Middleware(RequestLog), Middleware(Guard, options=guard)],
+        middleware=[Middleware(RequestLog, tracing=tracing), Middleware(Guard, options=guard)],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a redirected POST is a surprise, a 404 is an answer

@@ -33,7 +33,11 @@ def usage_of(reports: Sequence[GenerationReport], n_per_prompt: int) -> Usage:
     n_prompt = sum(report.n_prompt for report in prompts)
     n_generated = sum(report.n_generated for report in reports)
     n_cached = sum(report.n_cached for report in prompts)
-    return Usage(n_prompt, n_generated, n_prompt + n_generated, PromptDetails(n_cached))
+    usage = Usage(n_prompt, n_generated, n_prompt + n_generated, PromptDetails(n_cached))
+    joules = [report.energy_j for report in reports if report.energy_j is not None]
+    if joules and len(joules) == len(reports):
+        usage.energy_j = sum(joules)
+    return usage
 
 
 def timings_of(report: GenerationReport) -> Timings:

@@ -12,17 +12,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import LlmedgeError
+from llmedge.serve.pressure import CAUSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from llmedge.engine.engine import Engine, EngineStats
+    from llmedge.serve.pressure import PressureWatch
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _TOKENS = (1, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 _STATS_WAIT_S = 0.02
+# Models come and go in a folder; a series that was begun stays until the end.
+_MAX_MODELS = 64
+_OTHER_MODELS = "other"
 
 # Fields of EngineStats: name, type, help.
 _STATS = (
@@ -33,9 +38,11 @@ _STATS = (
     ("n_cells_used", "kv_cache_used_tokens", "gauge", "Tokens that the kv cache holds."),
     ("n_cells_cached", "kv_cache_reusable_tokens", "gauge", "Of these, kept for later requests."),
     ("n_steps", "engine_steps_total", "counter", "Decode calls of the present process."),
+    ("n_slots", "engine_slots", "gauge", "Requests that may be answered at once."),
     ("n_pauses", "engine_pauses_total", "counter", "Times that a request was set aside."),
     ("step_s", "engine_decode_seconds_total", "counter", "Seconds in decode calls."),
     ("sampling_s", "engine_sampling_seconds_total", "counter", "Seconds in sampling."),
+    ("energy_j", "engine_energy_joules_total", "counter", "Joules of steps, where measured."),
     ("resident_bytes", "engine_resident_bytes", "gauge", "Memory of the engine's process."),
 )
 
@@ -90,10 +97,24 @@ class Meters:
         self.request_s = Histogram(_SECONDS)
         self.prompt_size = Histogram(_TOKENS)
         self.answer_size = Histogram(_TOKENS)
+        self._names: set[str] = set()
         self._stats: dict[str, EngineStats] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
 
-    async def render(self, engines: Mapping[str, Engine], resident_bytes: int) -> str:
+    def label(self, model: str) -> str:
+        """Return a model's name in the counters; those after the first many share one."""
+        if model not in self._names:
+            if len(self._names) >= _MAX_MODELS:
+                return _OTHER_MODELS
+            self._names.add(model)
+        return model
+
+    async def render(
+        self,
+        engines: Mapping[str, Engine],
+        resident_bytes: int,
+        watch: PressureWatch | None = None,
+    ) -> str:
         """Return everything as text.
 
         An engine that does not answer at once is shown as it was when it last did.
@@ -101,6 +122,7 @@ class Meters:
         Args:
             engines: Those that are loaded, by model.
             resident_bytes: Memory of this process.
+            watch: What the machine says, where it is asked.
         """
         await self._refresh(engines)
         lines = [
@@ -109,6 +131,7 @@ class Meters:
             *self._counters(),
             *self._histograms(),
             *self._engines(engines),
+            *(_pressure(watch) if watch is not None else ()),
         ]
         return "\n".join(lines) + "\n"
 
@@ -131,7 +154,11 @@ class Meters:
 
     def _counters(self) -> Iterator[str]:
         yield from _counter(
-            "requests", "Generations that ended, by outcome.", self.requests, "model", "outcome"
+            "requests",
+            "Generations that ended or were refused, by outcome.",
+            self.requests,
+            "model",
+            "outcome",
         )
         yield from _counter("prompt_tokens", "Tokens of prompts.", self.prompt_tokens, "model")
         yield from _counter(
@@ -172,7 +199,36 @@ class Meters:
         for attribute, name, kind, text in _STATS:
             yield from _family(f"llmedge_{name}", kind, text)
             for model, stats in self._stats.items():
-                yield f"llmedge_{name}{_labels(model=model)} {getattr(stats, attribute):.17g}"
+                value = getattr(stats, attribute)
+                if value is not None:
+                    yield f"llmedge_{name}{_labels(model=model)} {value:.17g}"
+
+
+def _pressure(watch: PressureWatch) -> Iterator[str]:
+    name = "llmedge_parallelism_halvings"
+    yield from _family(name, "gauge", "How often the slots are halved now.")
+    yield f"{name} {watch.policy.level}"
+    name = "llmedge_parallelism_lowered_total"
+    yield from _family(name, "counter", "Times that the slots were halved.")
+    yield f"{name} {watch.n_lowered}"
+    name = "llmedge_pressure"
+    yield from _family(name, "gauge", "Whether this is why there are fewer slots.")
+    for cause in CAUSES:
+        yield f"{name}{_labels(cause=cause)} {int(cause in watch.causes)}"
+    condition = watch.condition
+    if condition is None:
+        return
+    name = "llmedge_available_memory_bytes"
+    yield from _family(name, "gauge", "Memory that can be used, within the limits.")
+    yield f"{name} {condition.available_bytes}"
+    if condition.stall is not None:
+        name = "llmedge_memory_stall_ratio"
+        yield from _family(name, "gauge", "Share of ten seconds that a task waited for memory.")
+        yield f"{name} {condition.stall:.17g}"
+    if condition.margin_celsius is not None:
+        name = "llmedge_heat_margin_celsius"
+        yield from _family(name, "gauge", "Degrees until the first sensor reaches its limit.")
+        yield f"{name} {condition.margin_celsius:.17g}"
 
 
 def _family(name: str, kind: str, text: str) -> tuple[str, str]:

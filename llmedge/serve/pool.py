@@ -9,9 +9,9 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from llmedge.core.errors import NotFoundError, ResourceError, UsageError
+from llmedge.core.errors import LlmedgeError, NotFoundError, ResourceError, UsageError
 from llmedge.core.units import format_mb
 from llmedge.serve.answer import ServedModel
 from llmedge.serve.served import ServedEngine
@@ -28,6 +28,8 @@ _log = logging.getLogger("llmedge.serve")
 _SWEEP_S = 1.0
 # A model that was asked for this recently is about to be used.
 _FRESH_S = 2.0
+# How often names that nobody knows make us look into the folder again.
+_LOOK_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,31 @@ class ModelSource:
     needs_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a folder offers.
+
+    Attributes:
+        sources: The models by name. A file that did not change keeps its source.
+        refused: Files that are no model to be served, by the name that they would have.
+    """
+
+    sources: Mapping[str, ModelSource] = field(default_factory=dict[str, ModelSource])
+    refused: Mapping[str, LlmedgeError] = field(default_factory=dict[str, LlmedgeError])
+
+
+class Folder(Protocol):
+    """Where models may lie, and come and go."""
+
+    def look(self) -> Found:
+        """Return what lies there now; called on one thread at a time.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class _Place:
     """A model's place in the pool."""
@@ -53,6 +80,7 @@ class _Place:
     engine: ServedEngine | None = None
     loading: asyncio.Task[ServedEngine] | None = None
     last_asked: float = field(default_factory=time.monotonic)
+    stays: bool = False  # its source cannot open it again
 
     @property
     def state(self) -> str:
@@ -77,6 +105,7 @@ class ModelPool:
         limits: For each of them.
         drain: For all of them.
         meters: For all of them.
+        folder: Offers more of them, whatever lies there at the time.
         ttl_s: Seconds after which a model that nobody uses is unloaded; `None` keeps it.
         free_bytes: Returns the memory that is free now; `None` loads without looking.
 
@@ -91,6 +120,7 @@ class ModelPool:
         drain: Drain,
         meters: Meters,
         *,
+        folder: Folder | None = None,
         ttl_s: float | None = None,
         free_bytes: Callable[[], int] | None = None,
     ) -> None:
@@ -105,10 +135,20 @@ class ModelPool:
         # Loading is one at a time: what one takes is not yet seen when another is estimated.
         self._load_lock = asyncio.Lock()
         self._is_closed = False
+        self._folder = folder
+        self._own = frozenset(self._places)  # names that are not the folder's
+        self._refused: Mapping[str, LlmedgeError] = {}
+        # Engines whose file was replaced or removed: they end what they were asked.
+        self._leaving: list[_Place] = []
+        self._look_lock = asyncio.Lock()
+        self._looked_at = time.monotonic()
+        if folder is not None:
+            self._take(folder.look())
 
     def adopt(self, engine: Engine) -> None:
         """Take an engine that is loaded already; it is one of the sources'."""
-        self._places[engine.info.id].engine = self._serve(engine)
+        place = self._places[engine.info.id]
+        place.engine, place.stays = self._serve(engine), True
 
     @property
     def engines(self) -> Mapping[str, ServedEngine]:
@@ -162,6 +202,8 @@ class ModelPool:
             UsageError: None is named, and there are several.
             ResourceError: There is not enough memory now.
         """
+        if name and name not in self._places:
+            await self._look(min_age_s=_LOOK_S)
         place = self._find(name)
         place.last_asked = time.monotonic()
         if place.engine is not None:
@@ -173,19 +215,63 @@ class ModelPool:
         return await asyncio.shield(place.loading)
 
     async def sweep(self) -> None:
-        """Unload what nobody used for the time to live, again and again."""
-        while self._ttl_s is not None:
-            await asyncio.sleep(min(_SWEEP_S, self._ttl_s / 2))
-            for place in self._places.values():
-                if place.idle_s > self._ttl_s:
+        """Unload what nobody used for the time to live, and see what is new, again and again."""
+        while self._ttl_s is not None or self._folder is not None:
+            await asyncio.sleep(min(_SWEEP_S, (self._ttl_s or 2 * _SWEEP_S) / 2))
+            await self._look()
+            for place in list(self._places.values()):
+                if self._ttl_s is not None and place.idle_s > self._ttl_s:
                     await self._unload(place, "nobody used it")
+            for place in list(self._leaving):
+                if place.idle_s > _FRESH_S:
+                    await self._unload(place, "its file was replaced or removed")
+                if place.state == "unloaded":
+                    self._leaving.remove(place)
+
+    def loaded(self) -> Sequence[Engine]:
+        """Return the engines that are loaded, those on their way out, too."""
+        places = [*self._places.values(), *self._leaving]
+        return [place.engine for place in places if place.engine is not None]
+
+    async def relieve(self) -> None:
+        """Unload what nobody uses and what comes back when it is asked for."""
+        for place in [*self._places.values(), *self._leaving]:
+            if place.idle_s > _FRESH_S and not place.stays:
+                await self._unload(place, "memory is short")
 
     def close(self) -> None:
         """End all engines; what they were asked gets an error. May be called on any thread."""
         self._is_closed = True
-        for place in self._places.values():
+        for place in [*self._places.values(), *self._leaving]:
             if place.engine is not None:
                 place.engine.close()
+
+    async def _look(self, min_age_s: float = 0.0) -> None:
+        """See what is in the folder, unless somebody did a moment ago."""
+        async with self._look_lock:
+            if self._folder is None or time.monotonic() - self._looked_at < min_age_s:
+                return
+            try:
+                found = await asyncio.to_thread(self._folder.look)
+            except OSError as error:  # unmounted, for instance: what is loaded stays
+                _log.warning("the models' folder cannot be read: %s", error.strerror)
+            else:
+                self._take(found)
+            self._looked_at = time.monotonic()
+
+    def _take(self, found: Found) -> None:
+        """Offer what was found, and nothing else."""
+        self._refused = found.refused
+        for name in [*self._places]:
+            place = self._places[name]
+            if name not in self._own and found.sources.get(name) is not place.source:
+                del self._places[name]
+                if place.state != "unloaded":
+                    self._leaving.append(place)
+        for name, source in found.sources.items():
+            if name not in self._places:
+                _log.info("offering %s", name)
+                self._places[name] = _Place(source)
 
     def _find(self, name: str | None) -> _Place:
         if not name:
@@ -193,12 +279,16 @@ class ModelPool:
                 return next(iter(self._places.values()))
             raise UsageError(f"say which model: {self._names()}")
         place = self._places.get(name)
-        if place is None:
-            raise NotFoundError(f"the model {name[:80]!r} is not served here; {self._names()}")
-        return place
+        if place is not None:
+            return place
+        if name in self._refused:
+            raise self._refused[name]
+        raise NotFoundError(f"the model {name[:80]!r} is not served here; {self._names()}")
 
     def _names(self) -> str:
         names = [repr(name) for name in self._places]
+        if not names:
+            return "none is"
         return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:16])} are"
 
     async def _load(self, place: _Place) -> ServedEngine:
@@ -224,7 +314,8 @@ class ModelPool:
             ResourceError: It does not, or only when those that are in use are unloaded.
         """
         while self._free_bytes is not None and (free := self._free_bytes()) < source.needs_bytes:
-            idle = [p for p in self._places.values() if p.idle_s > _FRESH_S]
+            places = [*self._places.values(), *self._leaving]
+            idle = [place for place in places if place.idle_s > _FRESH_S]
             if not idle:
                 raise ResourceError(
                     f"{source.info.id} needs about {format_mb(source.needs_bytes)}, "

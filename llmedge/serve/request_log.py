@@ -12,7 +12,7 @@ import secrets
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,6 +32,8 @@ class RequestRecord:
         n_prompt: Tokens of its prompts.
         n_cached: Of these, tokens that were cached.
         n_generated: Tokens generated.
+        energy_j: Joules, as far as they were measured.
+        finish_reasons: Why its generations ended.
         queue_s: Longest time until a prompt was begun.
         first_token_s: Seconds until the first text, where there was one.
         error: Name of the error that ended it.
@@ -43,9 +45,30 @@ class RequestRecord:
     n_prompt: int = 0
     n_cached: int = 0
     n_generated: int = 0
+    energy_j: float | None = None
+    finish_reasons: list[str] = field(default_factory=list[str])
     queue_s: float = 0.0
     first_token_s: float | None = None
     error: str = ""
+
+
+class RequestSpan(Protocol):
+    """What somebody else notes of one request."""
+
+    def end(self, record: RequestRecord, status: int) -> None:
+        """Take what became of the request: its record, and the HTTP status.
+
+        500 stands for none, where the client left before there was one.
+        """
+        ...
+
+
+class Spans(Protocol):
+    """Makes them; `tracing.Tracing` does."""
+
+    def begin(self, scope: Scope) -> RequestSpan | None:
+        """Begin one, where the request is of interest."""
+        ...
 
 
 _current: ContextVar[RequestRecord | None] = ContextVar("request_record", default=None)
@@ -61,10 +84,12 @@ class RequestLog:
 
     Args:
         app: What answers.
+        tracing: Makes a span of each request to a model, too.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, tracing: Spans | None = None) -> None:
         self._app = app
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on."""
@@ -72,6 +97,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         record, start, status = RequestRecord(), time.perf_counter(), 500
+        span = None if self._tracing is None else self._tracing.begin(scope)
 
         async def send_noted(message: Message) -> None:
             nonlocal status
@@ -91,6 +117,8 @@ class RequestLog:
             raise
         finally:
             _current.reset(token)
+            if span is not None:
+                span.end(record, status)
             if _log.isEnabledFor(logging.INFO):
                 _log.info("%s", _line(scope, record, status, time.perf_counter() - start))
 
@@ -113,4 +141,6 @@ def _line(scope: Scope, record: RequestRecord, status: int, seconds: float) -> s
         "first_token_seconds": None if first is None else round(first, 4),
         "error": record.error or None,
     }
+    if record.energy_j is not None:
+        entry["energy_joules"] = round(record.energy_j, 3)
     return json.dumps(entry, ensure_ascii=True)

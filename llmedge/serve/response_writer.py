@@ -170,6 +170,7 @@ class ResponseWriter:
             report.n_generated,
             OutputDetails(),
             report.n_prompt + report.n_generated,
+            msgspec.UNSET if report.energy_j is None else report.energy_j,
         )
         self._say(f"response.{response.status}", response=self._snapshot())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class ResponsesRequest(msgspec.Struct, kw_only=True):
@@ -192,6 +193,7 @@ class ResponsesUsage(msgspec.Struct):
     output_tokens: int
     output_tokens_details: OutputDetails
     total_tokens: int
+    energy_j: float | UnsetType = UNSET
 
 
 class FailureBody(msgspec.Struct):

@@ -103,12 +103,16 @@ class ServedEngine:
 
     async def embed(self, texts: Sequence[str | Sequence[int]]) -> list[Embedding]:
         """Turn texts into vectors."""
+        record = current_record()
+        record.model = self.info.id
         with self._let_in():
             try:
                 async with asyncio.timeout(self._limits.deadline_s):
-                    return await self._engine.embed(texts)
+                    vectors = await self._engine.embed(texts)
             except TimeoutError:
                 raise self._too_late() from None
+        record.n_prompt += sum(vector.n_tokens for vector in vectors)
+        return vectors
 
     async def rerank(self, query: str, documents: Sequence[str]) -> list[Score]:
         """Score documents against a query."""
@@ -123,6 +127,10 @@ class ServedEngine:
         """Return the counters of this moment."""
         return await self._engine.stats()
 
+    def limit(self, n_slots: int, *, forgets: bool) -> None:
+        """Change how many requests run at once; see `Engine.limit`."""
+        self._engine.limit(n_slots, forgets=forgets)
+
     def close(self) -> None:
         """End the engine."""
         self._engine.close()
@@ -134,7 +142,8 @@ class ServedEngine:
             raise UnsupportedError(f"{self.info.id} is not a model that generates text")
         with self._let_in() as start:
             outcome = "cancelled"
-            meter = _Meter(self._meters, self.info.id, record, start)
+            label = self._meters.label(self.info.id)
+            meter = _Meter(self._meters, label, record, start)
             events = self._engine.generate(request)
             try:
                 while (event := await self._next(events, start)) is not None:
@@ -146,7 +155,7 @@ class ServedEngine:
                 outcome = record.error = type(error).__name__
                 raise
             finally:
-                self._meters.requests.add(1, self.info.id, outcome)
+                self._meters.requests.add(1, label, outcome)
                 if (close := getattr(events, "aclose", None)) is not None:
                     await close()
 
@@ -161,7 +170,12 @@ class ServedEngine:
 
     @contextlib.contextmanager
     def _let_in(self) -> Generator[float]:
-        self._door.enter()
+        try:
+            self._door.enter()
+        except LlmedgeError as error:
+            label = self._meters.label(self.info.id)
+            self._meters.requests.add(1, label, type(error).__name__)
+            raise
         start = time.perf_counter()
         try:
             yield start
@@ -222,4 +236,7 @@ class _Meter:
         record.n_prompt += report.n_prompt
         record.n_cached += report.n_cached
         record.n_generated += report.n_generated
+        if report.energy_j is not None:
+            record.energy_j = (record.energy_j or 0.0) + report.energy_j
+        record.finish_reasons.append(report.finish_reason)
         record.queue_s = max(record.queue_s, report.queue_s)

@@ -28,6 +28,7 @@ from llmedge.serve.head_deadline import protocol_with_head_deadline
 from llmedge.serve.limits import Drain, Limits
 from llmedge.serve.local_socket import bind_path
 from llmedge.serve.metrics import Meters
+from llmedge.serve.models_folder import ModelsFolder
 from llmedge.serve.pool import ModelPool, ModelSource, pool_of
 from llmedge.serve.stream import KEEP_ALIVE_S
 from llmedge.store.catalog import model_id
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
     import uvicorn
 
     from llmedge.core.settings import Settings
+    from llmedge.gguf.reader import Header
+    from llmedge.serve.tracing import Tracing
 
-Served: TypeAlias = "Engine | Sequence[ModelSource]"
+Served: TypeAlias = "Engine | Sequence[ModelSource] | ModelsFolder"
 
 _START_TIMEOUT_S = 30.0
 # Errors that end answers are still sent after the engines are closed.
@@ -121,13 +124,24 @@ def open_engine(path: Path, options: ServeOptions, settings: Settings) -> Engine
     return EngineProcess.open(path, model_id(settings, path), engine_options)
 
 
-def model_source(path: Path, options: ServeOptions, settings: Settings) -> ModelSource:
+def models_folder(path: Path, options: ServeOptions, settings: Settings) -> ModelsFolder:
+    """Offer whatever lies in a folder.
+
+    Raises:
+        NotFoundError: It is no folder, or cannot be read.
+    """
+    return ModelsFolder(path, lambda file, header: model_source(file, options, settings, header))
+
+
+def model_source(
+    path: Path, options: ServeOptions, settings: Settings, header: Header | None = None
+) -> ModelSource:
     """Describe a model that is loaded when it is asked for.
 
     Raises:
         IntegrityError: The file is damaged.
     """
-    header = read_header(path)
+    header = header or read_header(path)
     context = options.context
     cache = KvCacheOptions(
         context.n_ctx or header.hyperparameter("context_length") or 0,
@@ -148,6 +162,7 @@ def model_source(path: Path, options: ServeOptions, settings: Settings) -> Model
         n_ctx_train=header.hyperparameter("context_length") or 0,
         n_params=header.n_weights,
         size_bytes=header.tensor_bytes,
+        n_slots=context.n_seq_max,
     )
     return ModelSource(info, lambda: open_engine(path, options, settings), n_bytes + _ENGINE_BYTES)
 
@@ -157,6 +172,7 @@ def serve(
     options: ServeOptions,
     listener: socket.socket,
     on_ready: Callable[[str], None],
+    tracing: Tracing | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
@@ -164,12 +180,14 @@ def serve(
     that an error.
 
     Args:
-        served: An engine, or models to load when they are asked for; closed at the end.
+        served: An engine, or models to load when they are asked for, or the folder where they
+            lie; closed at the end.
         options: How to serve.
         listener: Where to listen, from `bind`.
         on_ready: Called with the base URL once requests are answered.
+        tracing: Makes spans of requests; closed at the end.
     """
-    endpoint = _Endpoint(served, options)
+    endpoint = _Endpoint(served, options, tracing)
     server = endpoint.server
     url = _url(listener, options)
     threading.Thread(target=_report_ready, args=(server, url, on_ready), daemon=True).start()
@@ -178,6 +196,8 @@ def serve(
         server.run(sockets=[listener])
     finally:
         endpoint.pool.close()
+        if tracing is not None:
+            tracing.close()
 
 
 @contextlib.contextmanager
@@ -205,17 +225,21 @@ def background_server(served: Served, options: ServeOptions) -> Generator[str]:
 class _Endpoint:
     """A server with all that belongs to it."""
 
-    def __init__(self, served: Served, options: ServeOptions) -> None:
+    def __init__(
+        self, served: Served, options: ServeOptions, tracing: Tracing | None = None
+    ) -> None:
         import uvicorn
 
         self._options = options
         limits, self._drain, meters = options.limits, Drain(), Meters()
-        if isinstance(served, list | tuple):
+        folder = served if isinstance(served, ModelsFolder) else None
+        if folder is not None or isinstance(served, list | tuple):
             self.pool = ModelPool(
-                served,
+                [] if folder is not None else cast("Sequence[ModelSource]", served),
                 limits,
                 self._drain,
                 meters,
+                folder=folder,
                 ttl_s=options.ttl_s,
                 free_bytes=lambda: read_memory().available_bytes,
             )
@@ -227,6 +251,7 @@ class _Endpoint:
             options.guard(),
             fingerprint=f"llmedge-{llmedge.__version__}-{library_info().commit}",
             keep_alive_s=options.keep_alive_s,
+            tracing=tracing,
         )
         config = uvicorn.Config(
             app,

@@ -20,16 +20,18 @@ if TYPE_CHECKING:
     from llmedge.serve.answer import ServedModel
     from llmedge.serve.metrics import Meters
     from llmedge.serve.pool import ModelPool
+    from llmedge.serve.pressure import Cause, PressureWatch
 
 
-def routes(pool: ModelPool, meters: Meters) -> list[Route]:
+def routes(pool: ModelPool, meters: Meters, watch: PressureWatch | None = None) -> list[Route]:
     """Return the routes.
 
     Args:
         pool: The models.
         meters: What was measured.
+        watch: What the machine says, where it is asked.
     """
-    status = Status(pool, meters)
+    status = Status(pool, meters, watch)
     return [
         Route("/health", status.health),
         Route("/v1/health", status.health),
@@ -50,14 +52,16 @@ def routes(pool: ModelPool, meters: Meters) -> list[Route]:
 class Status:
     """The handlers; see `routes`."""
 
-    def __init__(self, pool: ModelPool, meters: Meters) -> None:
+    def __init__(self, pool: ModelPool, meters: Meters, watch: PressureWatch | None) -> None:
         self._pool = pool
         self._meters = meters
+        self._watch = watch
 
     async def health(self, request: Request) -> Response:
         """`GET /health`: whether a request can be expected to work, now or after a short wait."""
         del request
-        return _verdict(is_good=self._pool.is_healthy)
+        causes = list(self._watch.causes) if self._watch is not None else []
+        return _verdict(is_good=self._pool.is_healthy, causes=causes)
 
     async def ready(self, request: Request) -> Response:
         """`GET /ready`: whether a request should be sent here now."""
@@ -76,7 +80,7 @@ class Status:
     async def metrics(self, request: Request) -> Response:
         """`GET /metrics`."""
         del request
-        text = await self._meters.render(self._pool.engines, _own_memory())
+        text = await self._meters.render(self._pool.engines, _own_memory(), self._watch)
         return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
     async def openapi(self, request: Request) -> Response:
@@ -102,8 +106,9 @@ class Status:
         return wire.ModelCard(id=info.id, created=info.created, meta=meta)
 
 
-def _verdict(*, is_good: bool) -> Response:
-    return _json(wire.Health("ok" if is_good else "error"), 200 if is_good else 503)
+def _verdict(*, is_good: bool, causes: list[Cause] | None = None) -> Response:
+    health = wire.Health("ok" if is_good else "error", causes or msgspec.UNSET)
+    return _json(health, 200 if is_good else 503)
 
 
 def _json(payload: object, status: int = 200) -> Response:

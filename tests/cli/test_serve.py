@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from llmedge.cli.app import main
+from llmedge.cli.serve import _tracing
+from llmedge.core.settings import load_settings
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -33,3 +35,17 @@ def test_a_key_file_must_be_there_and_hold_good_keys(capsys, tiny_model: Path, t
 
 def test_any_origin_is_no_origin(capsys, tiny_model: Path):
     assert "any web page" in refused(capsys, tiny_model, "--allow-origin", "*", "--port", 0)
+
+
+def test_traces_that_cannot_be_sent_stop_nothing_and_are_told_of(capsys):
+    assert _tracing(load_settings({"OTEL_TRACES_EXPORTER": "zipkin"})) is None
+    assert "no traces: traces cannot be exported by 'zipkin'" in capsys.readouterr().err
+    assert _tracing(load_settings({})) is None
+    assert capsys.readouterr().err == ""
+
+
+def test_models_or_their_folder_are_given_and_not_both(capsys, tiny_model: Path, tmp_path: Path):
+    for arguments in ([], [tiny_model, "--models-dir", tmp_path]):
+        assert "give models or --models-dir" in refused(capsys, *arguments, "--port", 0)
+    said = refused(capsys, "--models-dir", tmp_path / "missing", "--port", 0)
+    assert "is not a folder to serve" in said

@@ -135,6 +135,7 @@ def test_preparing_openmp_twice_changes_nothing(monkeypatch: pytest.MonkeyPatch)
         "https_proxy",
         "HUGGING_FACE_HUB_TOKEN",
         "SSH_AUTH_SOCK",
+        "OTEL_EXPORTER_OTLP_HEADERS",
     ],
 )
 def test_a_secret_is_not_passed_on(name: str):

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from llmedge.host.cgroup import CgroupLimits, read_limits
+from llmedge.host.cgroup import CgroupLimits, read_limits, read_memory_stall
 
 
 def write(root: Path, path: str, text: str) -> None:
@@ -76,6 +76,18 @@ def test_inside_a_container_the_mount_itself_is_the_group(tmp_path: Path):
 def test_a_strange_table_of_groups_is_no_error(tmp_path: Path, text: str):
     write(tmp_path, "proc/self/cgroup", text)
     assert read_limits(tmp_path) == CgroupLimits()
+
+
+def test_waiting_for_memory_is_the_groups_own_and_else_the_machines(tmp_path: Path):
+    assert read_memory_stall(tmp_path) is None
+    text = "some avg10={} avg60=1.00 avg300=2.00 total=9\nfull avg10=99.00 avg60=0 total=1\n"
+    write(tmp_path, "proc/pressure/memory", text.format("12.50"))
+    write(tmp_path, "proc/self/cgroup", "0::/a/b\n")
+    assert read_memory_stall(tmp_path) == 0.125
+    write(tmp_path, "sys/fs/cgroup/a/memory.pressure", text.format("3.00"))
+    assert read_memory_stall(tmp_path) == 0.03
+    write(tmp_path, "sys/fs/cgroup/a/b/memory.pressure", "nonsense\n")
+    assert read_memory_stall(tmp_path) == 0.03
 
 
 def test_this_machines_limits_can_be_read():

@@ -66,8 +66,9 @@ CALLS = [
 CUT_OFF = [CallStarted(0, "call_a", "weather"), CallArguments(0, '{"city": "Pu')]
 
 
-def ended(reason="stop", stop_text=None) -> Ended:
-    return Ended(msgspec.structs.replace(REPORT, stop_text=stop_text), reason)
+def ended(reason="stop", stop_text=None, energy_j=None) -> Ended:
+    report = msgspec.structs.replace(REPORT, stop_text=stop_text, energy_j=energy_j)
+    return Ended(report, reason)
 
 
 class FakeEngine:
@@ -124,6 +125,9 @@ class FakeEngine:
 
     async def stats(self) -> EngineStats:
         return EngineStats()
+
+    def limit(self, n_slots: int, *, forgets: bool) -> None:
+        pass
 
     def close(self) -> None:
         pass

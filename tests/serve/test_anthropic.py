@@ -59,6 +59,12 @@ def test_an_answer_is_a_message_with_its_usage(client):
     assert client.responder.calls[0].max_tokens == 9
 
 
+def test_energy_is_told_where_it_was_measured():
+    with answering(routes, HELLO, ended(energy_j=1.5)) as client:
+        _, body = client.post(PATH, {**HI, "model": MODEL})
+    assert body["usage"]["energy_j"] == 1.5
+
+
 def test_a_stream_has_anthropics_events_in_their_order(client):
     events = client.events(PATH, HI)
     assert [event["type"] for event in events] == [

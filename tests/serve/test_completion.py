@@ -60,3 +60,10 @@ def test_guesses_are_told_only_where_there_were_some():
 def test_a_log_probability_is_a_number_that_json_has():
     assert finite(-math.inf) == -9999.0
     assert finite(-0.25) == -0.25
+
+
+def test_energy_is_the_sum_of_all_answers_and_absent_where_one_is_not_known():
+    known = [report(energy_j=1.5), report(energy_j=2.0)]
+    assert usage_of(known, 1).energy_j == 3.5
+    for reports in ([report()], [*known, report()]):
+        assert "energy_j" not in json.loads(msgspec.json.encode(usage_of(reports, 1)))

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from llmedge.core.errors import EngineError
+from llmedge.engine.engine import EngineStats
 from llmedge.serve.metrics import Histogram, Meters, _histogram, _labels
 from tests.fakes import FakeEngine
 from tests.serve.endpoint import CHAT, HELLO, TEXT, serving
@@ -63,6 +64,24 @@ def test_buckets_count_all_that_is_not_larger():
         'x_sum{model="m"} 12',
         'x_count{model="m"} 4',
     ]
+
+
+def test_models_after_the_first_many_share_one_name():
+    meters = Meters()
+    names = [meters.label(f"m{n}") for n in range(200)]
+    assert names[:64] == [f"m{n}" for n in range(64)]
+    assert set(names[64:]) == {"other"}
+    assert meters.label("m3") == "m3"
+
+
+def test_energy_is_shown_only_where_it_is_measured():
+    class Metered(FakeEngine):
+        async def stats(self) -> EngineStats:
+            return EngineStats(energy_j=12.5)
+
+    text = asyncio.run(Meters().render({"a": Metered(), "b": FakeEngine()}, 1))
+    found = {name: value for name, value in values(text).items() if "joules" in name}
+    assert found == {'llmedge_engine_energy_joules_total{model="a"}': 12.5}
 
 
 def test_labels_are_escaped():

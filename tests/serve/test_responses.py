@@ -54,6 +54,12 @@ def test_an_answer_is_a_message_with_its_usage(client):
     ]
 
 
+def test_energy_is_told_where_it_was_measured():
+    with answering(routes, HELLO, ended(energy_j=1.5)) as client:
+        _, body = client.post(PATH, {"input": "Hello", "model": MODEL})
+    assert body["usage"]["energy_j"] == 1.5
+
+
 def test_a_stream_has_openais_events_in_their_order(client):
     events = client.events(PATH, {"input": "Hello"})
     assert [event["type"].removeprefix("response.") for event in events] == [

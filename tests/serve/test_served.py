@@ -128,6 +128,7 @@ def test_one_more_than_are_answered_and_wait_is_told_to_come_again():
 
     kinds = [type(result) for result in asyncio.run(three())]
     assert kinds == [list, list, BusyError]
+    assert served.outcomes == {(MODEL, "stop"): 2, (MODEL, "BusyError"): 1}
 
 
 def test_a_server_that_stops_takes_no_work():
