@@ -92,6 +92,54 @@ def add_weights(writer: gguf.GGUFWriter, n_vocab: int, random: np.random.Generat
     matrix("output.weight", n_vocab, N_EMBD, n_zero_rows=3)
 
 
+def low_ranks(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return what a LoRA adapter adds to two of the tiny model's matrices: A and B of each."""
+    random = np.random.default_rng(seed)
+    return {
+        name: tuple(  # type: ignore[misc]
+            (random.standard_normal(shape) / 8).astype(np.float32) for shape in ((4, n), (m, 4))
+        )
+        for name, (m, n) in {
+            "blk.0.attn_q.weight": (N_EMBD, N_EMBD),
+            "blk.0.ffn_down.weight": (N_EMBD, N_FF),
+        }.items()
+    }
+
+
+def write_tiny_lora(path: Path, seed: int, *, architecture: str = "llama", n_in: int = 0) -> Path:
+    """Write a LoRA adapter of the tiny model; `n_in` makes one that does not fit."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    for name, (a, b) in low_ranks(seed).items():
+        writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(a[:, : n_in or None]))
+        writer.add_tensor(f"{name}.lora_b", b)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_merged_model(path: Path, *adapters: tuple[int, float]) -> Path:
+    """Write the tiny model with adapters added to its weights: by their seeds, with scales."""
+
+    def change(writer: gguf.GGUFWriter) -> None:
+        plain = writer.add_tensor
+
+        def add(name: str, weights: np.ndarray) -> None:
+            for seed, scale in adapters:
+                if name in low_ranks(seed):
+                    a, b = low_ranks(seed)[name]
+                    weights = weights + np.float32(scale) * b @ a
+            plain(name, weights)
+
+        writer.add_tensor = add  # type: ignore[method-assign]
+
+    return write_tiny_model(path, change=change)
+
+
 def raw_header(
     *,
     magic: bytes = b"GGUF",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,7 @@ from llmedge.core.errors import InterruptedByUser, NotFoundError, UnsupportedErr
 
 if TYPE_CHECKING:
     from llmedge.core.settings import Settings
+    from llmedge.runtime.lora import LoraOptions
     from llmedge.serve.server import Served, ServeOptions
     from llmedge.serve.tracing import Tracing
 
@@ -71,6 +72,21 @@ class EndpointFlags:
     draft: Annotated[
         int, typer.Option(min=0, max=64, help="Tokens to guess ahead from the prompt; 0: none.")
     ] = 0
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE[=SCALE]",
+            help="LoRA adapter (GGUF) to load; requests may choose. May be repeated.",
+            show_default=False,
+        ),
+    ] = None
+    pooling: Annotated[
+        Literal["mean", "cls", "last", "rank"] | None,
+        typer.Option(
+            help="Make embeddings, or scores (rank), with a model that does not say how.",
+            show_default=False,
+        ),
+    ] = None
     ttl: Annotated[
         float | None,
         typer.Option(
@@ -90,7 +106,9 @@ class EndpointFlags:
             self.host,
             self.port,
             run.model_options(),
-            run.context_options(settings.threads, default_slots=4),
+            dataclasses.replace(
+                run.context_options(settings.threads, default_slots=4), pooling=self.pooling
+            ),
             limits=Limits(max_queue=self.max_queue, deadline_s=self.deadline),
             api_keys=(*settings.api_keys, *self._keys_in_file()),
             allow_anonymous=self.allow_anonymous,
@@ -98,10 +116,25 @@ class EndpointFlags:
             origins=tuple(self.allow_origin or ()),
             ttl_s=self.ttl,
             n_draft=self.draft,
+            loras=self._loras(),
             tls_cert=self.tls_cert,
             tls_key=self.tls_key,
             socket_path=self.socket,
         )
+
+    def _loras(self) -> tuple[LoraOptions, ...]:
+        from llmedge.runtime.lora import MAX_LORAS, LoraOptions, require_scale
+
+        loras = [LoraOptions(*_path_and_scale(given)) for given in self.lora or ()]
+        names = [lora.name for lora in loras]
+        if len(set(names)) < len(names) or len(names) > MAX_LORAS:
+            raise UsageError(
+                f"--lora needs up to {MAX_LORAS} files with names of their own, not "
+                f"{', '.join(names)}"
+            )
+        for lora in loras:
+            require_scale(lora.scale, lora.name)
+        return tuple(loras)
 
     def _keys_in_file(self) -> tuple[str, ...]:
         from llmedge.core.settings import split_keys
@@ -123,6 +156,19 @@ OptionalModelsArgument = Annotated[
 ]
 
 
+def _path_and_scale(given: str) -> tuple[Path, float]:
+    """Take `FILE=0.5` apart; a file's name may have that form, too."""
+    name, _, number = given.rpartition("=")
+    if not name or Path(given).exists():
+        return Path(given), 1.0
+    try:
+        return Path(name), float(number)
+    except ValueError:
+        raise UsageError(
+            f"{number!r} is no scale of the adapter {name}", "--lora FILE=0.5"
+        ) from None
+
+
 @grouped
 def serve_command(
     models: OptionalModelsArgument = None, *, endpoint: EndpointFlags, run: RunFlags
@@ -136,6 +182,8 @@ def serve_command(
     if bool(models) == bool(endpoint.models_dir):
         raise UsageError("give models or --models-dir, one of them", "llmedge serve MODEL")
     paths = [model_path(model) for model in models or ()]
+    if options.loras and len(paths) != 1:
+        raise UsageError("--lora goes with one model", "serve the other models by themselves")
     with bind(options) as listener:
         served, name = _open(paths, endpoint.models_dir, options, settings)
         try:

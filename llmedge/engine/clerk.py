@@ -5,11 +5,12 @@ Works beside the thread that steps, and shares nothing with it that changes.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import ContextLengthError, UnsupportedError, UsageError
-from llmedge.engine.generation import ChatPrompt, Generation, Prompt, TextPrompt
+from llmedge.engine.generation import ChatPrompt, Generation, Prompt, TextPrompt, TokenPrompt
 from llmedge.engine.llama_backend import LlamaSampler
 from llmedge.engine.messages import (
     PieceList,
@@ -24,13 +25,19 @@ from llmedge.engine.messages import (
 from llmedge.runtime.chat_template import ChatTemplate
 from llmedge.runtime.constraint import ConstraintFactory
 from llmedge.runtime.generation import StopMatcher
+from llmedge.runtime.lora import require_scale
 from llmedge.runtime.vocab import Vocab
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llmedge.engine.backend import Adapters
+    from llmedge.engine.engine import AdapterInfo
     from llmedge.runtime.context import Context
 
 # Long runs of spaces are one token in some vocabularies; whole texts of them are not.
 _MAX_CHARS_PER_TOKEN = 32
+_PLACE = re.compile(r"\{(query|document)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +47,14 @@ class Prepared:
     Attributes:
         request: As it came.
         tokens: Its prompt.
+        adapters: LoRA adapters to compute it with, in the order of their numbers.
         sampler: Chooses its tokens.
         matcher: Finds its stop texts.
     """
 
     request: Generation
     tokens: list[int]
+    adapters: Adapters
     sampler: LlamaSampler
     matcher: StopMatcher
 
@@ -55,9 +64,11 @@ class Clerk:
 
     Args:
         context: Nothing is computed with it here.
+        adapters: LoRA adapters that were loaded with the model.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, adapters: tuple[AdapterInfo, ...] = ()) -> None:
+        self._adapters = adapters
         self._context = context
         self._model = context.model
         # The vocabulary of the stepping thread has a buffer that belongs to that thread.
@@ -73,12 +84,9 @@ class Clerk:
         Raises:
             UsageError: It cannot be meant.
             ContextLengthError: Its prompt leaves no room for an answer.
-            UnsupportedError: The model has no chat template, or an adapter is asked for.
+            UnsupportedError: The model has no chat template, or was loaded without an adapter.
         """
-        if request.adapters:
-            raise UnsupportedError(
-                f"the model was loaded without adapter {request.adapters[0][0]!r}"
-            )
+        adapters = self._chosen_adapters(request.adapters)
         tokens = self._tokens(request.prompt)
         if len(tokens) >= self._n_ctx:
             raise ContextLengthError(
@@ -90,7 +98,7 @@ class Clerk:
         if request.constraint is not None:
             constraint = self._constraints.compile(request.constraint.kind, request.constraint.text)
         sampler = LlamaSampler(self._context, request.sampling, constraint, request.n_logprobs)
-        return Prepared(request, tokens, sampler, matcher)
+        return Prepared(request, tokens, adapters, sampler, matcher)
 
     def answer(self, question: Question) -> ReplyValue:
         """Answer what needs no decode.
@@ -112,8 +120,69 @@ class Clerk:
                 return PieceList(self._vocab.pieces(question.tokens))
             case Render():
                 return Text(self._render(question.prompt))
-            case _:
-                raise UnsupportedError("this engine generates text only")
+
+    def texts(self, given: Sequence[str | list[int]]) -> list[list[int]]:
+        """Return the tokens of texts to embed, with those around a text that the model wants.
+
+        Raises:
+            UsageError: A text has no tokens, or a token is not known.
+            ContextLengthError: A text is longer than the context.
+        """
+        return [self._fitting(self._text(text), f"text {at}") for at, text in enumerate(given)]
+
+    def pairs(self, query: str, documents: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of a query with each document, as the model's file wants them.
+
+        Raises:
+            UsageError: A pair has no tokens.
+            ContextLengthError: A pair is longer than the context.
+        """
+        return [
+            self._fitting(self._pair(query, document), f"document {at} with the query")
+            for at, document in enumerate(documents)
+        ]
+
+    def _text(self, text: str | list[int]) -> list[int]:
+        return self._tokens(TextPrompt(text) if isinstance(text, str) else TokenPrompt(text))
+
+    def _pair(self, query: str, document: str) -> list[int]:
+        self._refuse_hopeless(len(query) + len(document))
+        template = self._model.header.text("tokenizer.chat_template.rerank")
+        if template is None:
+            return self._vocab.tokenize_pair(query, document)
+        given = {"{query}": query, "{document}": document}
+        text = _PLACE.sub(lambda place: given[place[0]], template)
+        return self._vocab.tokenize(text, parse_special=True)
+
+    def _fitting(self, tokens: list[int], what: str) -> list[int]:
+        if not tokens:
+            raise UsageError(f"{what} is empty")
+        if len(tokens) > self._n_ctx:
+            raise ContextLengthError(
+                f"{what} has {len(tokens)} tokens, the context holds {self._n_ctx}",
+                "shorten the text, or start with a larger --ctx where the model was trained for it",
+            )
+        return tokens
+
+    def _chosen_adapters(self, wanted: tuple[tuple[str | int, float], ...]) -> Adapters:
+        """Return the adapters that count, in one order: what is equal must be found equal."""
+        scales = {} if wanted else {adapter.name: adapter.scale for adapter in self._adapters}
+        names = [adapter.name for adapter in self._adapters]
+        for key, scale in wanted:
+            if isinstance(key, int):
+                name = names[key] if 0 <= key < len(names) else None
+            else:
+                name = key if key in names else None
+            if name is None:
+                listed = ", ".join(f"{at} ({name})" for at, name in enumerate(names)) or "none"
+                raise UnsupportedError(
+                    f"the model was loaded without adapter {key!r}; there are: {listed}",
+                    "llmedge serve MODEL --lora FILE",
+                )
+            if name in scales:
+                raise UsageError(f"adapter {name!r} is named twice")
+            scales[name] = require_scale(scale, name)
+        return tuple((name, scales[name]) for name in names if scales.get(name))
 
     def _tokens(self, prompt: Prompt) -> list[int]:
         match prompt:

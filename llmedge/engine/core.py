@@ -7,27 +7,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from llmedge.core.closable import Closable
 from llmedge.core.errors import UnsupportedError
 from llmedge.engine.clerk import Clerk, Prepared
 from llmedge.engine.draft import PromptLookup
-from llmedge.engine.engine import ModelInfo
+from llmedge.engine.embedding_core import EmbeddingCore
+from llmedge.engine.engine import AdapterInfo, ModelInfo
 from llmedge.engine.generation import Delta, Finished, FinishReason, GenerationReport, Started
 from llmedge.engine.llama_backend import LlamaBackend
-from llmedge.engine.messages import Answer, Failed, Load
+from llmedge.engine.messages import Answer, Failed, Load, Submit
 from llmedge.engine.scheduler import Scheduler, SchedulerOptions
 from llmedge.engine.sequence import Outcome, Sequence
 from llmedge.gguf.mixes import MIXES
 from llmedge.gguf.reader import Array
 from llmedge.host.sensors import EnergyMeter
 from llmedge.runtime.context import Context, ContextOptions
+from llmedge.runtime.embedding import is_causal, trained_pooling
 from llmedge.runtime.grapheme import GraphemeDetokenizer
+from llmedge.runtime.lora import Lora, try_lora
 from llmedge.runtime.model import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llmedge.engine.engine import EngineStats
+    from llmedge.engine.messages import Entry, Paper
 
 
 class EngineCore(Closable):
@@ -38,6 +44,7 @@ class EngineCore(Closable):
         model_id: The model's id on the endpoint.
         options: How to share the context out.
         n_draft: Most tokens to guess ahead by prompt lookup; 0 guesses none.
+        loras: Adapters that were loaded before the context, with the scales to use unasked.
 
     Attributes:
         clerk: Prepares requests; for any one thread.
@@ -45,10 +52,16 @@ class EngineCore(Closable):
     """
 
     def __init__(
-        self, context: Context, model_id: str, options: SchedulerOptions, *, n_draft: int = 0
+        self,
+        context: Context,
+        model_id: str,
+        options: SchedulerOptions,
+        *,
+        n_draft: int = 0,
+        loras: tuple[tuple[Lora, float], ...] = (),
     ) -> None:
         self._context = context
-        self._backend = LlamaBackend(context)
+        self._backend = LlamaBackend(context, [lora for lora, _ in loras])
         meter = EnergyMeter()
         self._scheduler = Scheduler(
             self._backend, options, take_joules=meter.take if meter.is_there else None
@@ -59,8 +72,14 @@ class EngineCore(Closable):
         self._n_draft = n_draft
         self._runs: dict[int, _Run] = {}
         self._cancelled: set[int] = set()
-        self.clerk = Clerk(context)
-        self.info = _describe(context, model_id, options.n_slots)
+        adapters = tuple(AdapterInfo(lora.name, scale) for lora, scale in loras)
+        self.clerk = Clerk(context, adapters)
+        self.info = msgspec.structs.replace(
+            _describe(context.model, model_id),
+            n_ctx=context.n_ctx,
+            n_slots=options.n_slots,
+            adapters=adapters,
+        )
 
     @property
     def is_idle(self) -> bool:
@@ -71,6 +90,22 @@ class EngineCore(Closable):
     def stats(self) -> EngineStats:
         """The counters of this moment."""
         return self._scheduler.stats
+
+    def prepare(self, paper: Paper) -> Entry:
+        """Turn a request into tokens and a sampler, on the clerk's thread.
+
+        Returns:
+            Puts it in line, on the thread that steps.
+
+        Raises:
+            LlmedgeError: It cannot be answered.
+        """
+        if not isinstance(paper, Submit):
+            raise UnsupportedError(
+                f"{self.info.id} generates text, and was not trained to embed or to score texts"
+            )
+        prepared = self.clerk.prepare(paper.request)
+        return lambda: self.add(paper.id, prepared)
 
     def add(self, id_: int, prepared: Prepared) -> Started:
         """Put a request in line.
@@ -87,6 +122,7 @@ class EngineCore(Closable):
             max_tokens=request.max_tokens,
             end_tokens=ends if request.ignore_end else ends | self._end_tokens,
             cache_key=request.cache_key,
+            adapters=prepared.adapters,
             drafts=PromptLookup(self._n_draft) if self._n_draft else None,
         )
         self._scheduler.add(sequence)
@@ -209,25 +245,48 @@ class _Run:
         )
 
 
-def open_core(load: Load, on_progress: Callable[[float], bool]) -> EngineCore:
+def open_core(load: Load, on_progress: Callable[[float], bool]) -> EngineCore | EmbeddingCore:
     """Load a model and make room for its sequences.
 
     Raises:
         IntegrityError: The file is damaged.
-        UnsupportedError: The model does not generate text.
+        UnsupportedError: The model neither generates text nor says how it pools, or an adapter is
+            none.
         UsageError: An option that cannot be meant.
         ResourceError: The memory is not there.
     """
-    path = Path(os.fsdecode(load.path))
+    path = _path(load.path)
     model = Model.load(path, load.model, on_progress)
     try:
         if not model.can_generate:
             raise UnsupportedError(f"{path.name} is not a model that generates text")
+        pooling = load.context.pooling or trained_pooling(model.header)
+        if pooling is not None:
+            if load.loras:
+                raise UnsupportedError("adapters are for models that generate text")
+            info = _describe(model, load.model_id)
+            return EmbeddingCore(model, info, pooling, load.context, load.scheduler)
+        _require_causal(model)
+        loras = tuple((Lora.load(model, _path(lora.path)), lora.scale) for lora in load.loras)
         context = Context(model, _context_options(load, model))
-        return EngineCore(context, load.model_id, load.scheduler, n_draft=load.n_draft)
+        for lora, _ in loras:
+            try_lora(context, lora)
+        return EngineCore(context, load.model_id, load.scheduler, n_draft=load.n_draft, loras=loras)
     except BaseException:
         model.close()
         raise
+
+
+def _path(data: bytes) -> Path:
+    return Path(os.fsdecode(data))
+
+
+def _require_causal(model: Model) -> None:
+    if not is_causal(model.header):
+        raise UnsupportedError(
+            f"{model.path.name} makes embeddings, and does not say how it pools them",
+            "say it: --pooling mean, cls or last",
+        )
 
 
 def _context_options(load: Load, model: Model) -> ContextOptions:
@@ -239,8 +298,7 @@ def _context_options(load: Load, model: Model) -> ContextOptions:
     return replace(load.context, n_seq_max=n_seq_max, n_outputs_max=n_outputs_max)
 
 
-def _describe(context: Context, model_id: str, n_slots: int) -> ModelInfo:
-    model = context.model
+def _describe(model: Model, model_id: str) -> ModelInfo:
     header, vocab = model.header, model.vocab
     mixes = {mix.ftype: mix.name for mix in MIXES.values()}
     languages = header.metadata.get("general.languages")
@@ -251,13 +309,11 @@ def _describe(context: Context, model_id: str, n_slots: int) -> ModelInfo:
         architecture=header.architecture,
         quant=mixes.get(header.number("general.file_type") or 0, ""),
         languages=tuple(map(str, languages.items)) if isinstance(languages, Array) else (),
-        n_ctx=context.n_ctx,
         n_ctx_train=model.n_ctx_train,
         n_vocab=vocab.n_tokens,
         n_embd=header.hyperparameter("embedding_length") or 0,
         n_params=model.n_params,
         size_bytes=model.size_bytes,
-        n_slots=n_slots,
         chat_template=header.text("tokenizer.chat_template") or "",
         bos=vocab.text(vocab.bos),
         eos=vocab.text(vocab.eos),

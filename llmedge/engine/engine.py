@@ -14,6 +14,18 @@ if TYPE_CHECKING:
 EngineState: TypeAlias = Literal["loading", "ready", "restarting", "failed", "closed"]
 
 
+class AdapterInfo(msgspec.Struct, frozen=True):
+    """A LoRA adapter that is loaded with a model.
+
+    Attributes:
+        name: What requests call it; its place in the list is its number.
+        scale: How strongly it is added where a request does not say it.
+    """
+
+    name: str
+    scale: float = 1.0
+
+
 class ModelInfo(msgspec.Struct, frozen=True):
     """A model that is loaded.
 
@@ -37,7 +49,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
         can_generate: Whether it continues text.
         can_embed: Whether it was trained to turn texts into vectors.
         can_rerank: Whether it was trained to score documents.
-        adapters: Names of the LoRA adapters that are loaded with it.
+        adapters: LoRA adapters that are loaded with it.
     """
 
     id: str
@@ -59,7 +71,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     can_generate: bool = True
     can_embed: bool = False
     can_rerank: bool = False
-    adapters: tuple[str, ...] = ()
+    adapters: tuple[AdapterInfo, ...] = ()
 
 
 class Embedding(msgspec.Struct, frozen=True):

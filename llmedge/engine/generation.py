@@ -75,7 +75,8 @@ class Generation(msgspec.Struct, frozen=True):
         constraint: What the text must be.
         shows_special: Control tokens that do not end the text appear in it, for parsers of tool
             calls.
-        adapters: LoRA adapters by name, with their scales.
+        adapters: LoRA adapters by name or number, with their scales; those that are not named are
+            not used. Empty uses all as they were loaded.
         cache_key: Only requests with the same key share cached prefixes.
     """
 
@@ -88,7 +89,7 @@ class Generation(msgspec.Struct, frozen=True):
     n_logprobs: int | None = None
     constraint: Constraint | None = None
     shows_special: bool = False
-    adapters: tuple[tuple[str, float], ...] = ()
+    adapters: tuple[tuple[str | int, float], ...] = ()
     cache_key: str = ""
 
 

@@ -12,6 +12,7 @@ from llmedge.engine.generation import TokenChance, TokenChances
 from llmedge.runtime.batch import Batch
 from llmedge.runtime.context import Context, DecodeResult
 from llmedge.runtime.logprobs import log_probs
+from llmedge.runtime.lora import Lora, set_loras
 from llmedge.runtime.sampler import SamplerChain
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class LlamaBackend(Closable):
 
     Args:
         context: Closed by who opened it.
+        loras: LoRA adapters that were loaded before it; likewise.
 
     Attributes:
         n_cells: Tokens that all sequences together may hold.
@@ -43,8 +45,9 @@ class LlamaBackend(Closable):
         is_unwanted: Tells whether nobody waits for the decode call that begins.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, loras: Sequence[Lora] = ()) -> None:
         self._context = context
+        self._loras = {lora.name: lora for lora in loras}
         self._batch = Batch(context.n_batch)
         self.n_cells = context.n_ctx
         self.n_batch = context.n_batch
@@ -72,10 +75,12 @@ class LlamaBackend(Closable):
         """Compute the next batches with these adapters.
 
         Raises:
-            UnsupportedError: There are any: none are loaded.
+            UnsupportedError: One of them was not loaded.
         """
-        if adapters:
-            raise UnsupportedError(f"the model was loaded without adapter {adapters[0][0]!r}")
+        for name, _ in adapters:
+            if name not in self._loras:
+                raise UnsupportedError(f"the model was loaded without adapter {name!r}")
+        set_loras(self._context, [(self._loras[name], scale) for name, scale in adapters])
 
     def share(self, source: int, target: int, n_tokens: int) -> None:
         """Let an empty sequence hold the first tokens of another."""

@@ -8,12 +8,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, TypeAlias
 
 from llmedge.engine.generation import Delta, Event
-from llmedge.engine.messages import ReplyValue
+from llmedge.engine.messages import Embeddings, ReplyValue, Scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-Word: TypeAlias = Event | ReplyValue | Exception
+Word: TypeAlias = Event | ReplyValue | Embeddings | Scores | Exception
 _MAX_WORDS = 64
 
 
@@ -39,7 +39,7 @@ class Mailbox:
             self._words = deque(_joined(self._words))
         self._has_words.set()
 
-    async def take(self) -> Event | ReplyValue:
+    async def take(self) -> Event | ReplyValue | Embeddings | Scores:
         """Wait for the next word and return it, with all text that waits joined to its own.
 
         Raises:

@@ -8,6 +8,7 @@ msgspec reads the annotations at run time: what they name is imported for it, to
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import msgspec
@@ -28,6 +29,18 @@ _ERRORS: dict[str, type[LlmedgeError]] = {
 }
 
 
+class LoadLora(msgspec.Struct, frozen=True):
+    """A LoRA adapter to load with the model.
+
+    Attributes:
+        path: Its file, as `os.fsencode` writes it.
+        scale: How strongly it is added where a request does not say it.
+    """
+
+    path: bytes
+    scale: float = 1.0
+
+
 class Load(msgspec.Struct, frozen=True, tag=True):
     """The first word to a child: which model, and how.
 
@@ -38,6 +51,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
         context: How to run it; `n_seq_max` counts the sequences that are remembered, too.
         scheduler: How to share it out.
         n_draft: Most tokens to guess ahead by prompt lookup; 0 guesses none.
+        loras: Adapters to load with it.
     """
 
     path: bytes
@@ -46,6 +60,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     context: ContextOptions
     scheduler: SchedulerOptions
     n_draft: int = 0
+    loras: tuple[LoadLora, ...] = ()
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -138,7 +153,19 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
         return RuntimeError(self.message) if known is None else known(self.message, self.hint)
 
 
-Answer: TypeAlias = Started | Delta | Finished | Failed
+class Embeddings(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Of `Embed`."""
+
+    value: list[Embedding]
+
+
+class Scores(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Of `Rerank`."""
+
+    value: list[Score]
+
+
+Answer: TypeAlias = Started | Delta | Finished | Failed | Embeddings | Scores
 
 
 class Loading(msgspec.Struct, frozen=True, tag=True):
@@ -193,19 +220,7 @@ class PieceList(msgspec.Struct, frozen=True, tag=True, array_like=True):
     value: list[bytes]
 
 
-class Embeddings(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Of `Embed`."""
-
-    value: list[Embedding]
-
-
-class Scores(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Of `Rerank`."""
-
-    value: list[Score]
-
-
-ReplyValue: TypeAlias = Text | Tokens | PieceList | Embeddings | Scores
+ReplyValue: TypeAlias = Text | Tokens | PieceList
 
 
 class Reply(msgspec.Struct, frozen=True, tag=True):
@@ -220,7 +235,9 @@ class Reply(msgspec.Struct, frozen=True, tag=True):
     value: Failed | ReplyValue
 
 
-Question: TypeAlias = Tokenize | Pieces | Render | Embed | Rerank
+Question: TypeAlias = Tokenize | Pieces | Render
+Paper: TypeAlias = Submit | Embed | Rerank
+Entry: TypeAlias = Callable[[], Answer | None]
 ToChild: TypeAlias = Load | Submit | Cancel | Limit | Tokenize | Pieces | Render | Embed | Rerank
 ToParent: TypeAlias = Loading | Loaded | GaveUp | Stepped | Reply
 

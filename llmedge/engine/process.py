@@ -25,6 +25,7 @@ from llmedge.engine.messages import (
     Failed,
     Limit,
     Load,
+    LoadLora,
     PieceList,
     Pieces,
     Question,
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from llmedge.engine.engine import EngineState
+    from llmedge.engine.messages import Paper
+    from llmedge.runtime.lora import LoraOptions
 
 _Batches: TypeAlias = dict[asyncio.AbstractEventLoop, list[tuple[Mailbox, Word]]]
 ValueT = TypeVar("ValueT")
@@ -67,6 +70,7 @@ class EngineOptions:
             slots.
         scheduler: How to share it out.
         n_draft: Most tokens to guess ahead by prompt lookup; 0 guesses none.
+        loras: LoRA adapters to load with the model.
         n_remembered: Ended requests whose cached prefixes are kept beside them, at most.
         patience_s: How long a request waits for an engine that is being started again.
         watch: When the process is given up.
@@ -76,6 +80,7 @@ class EngineOptions:
     context: ContextOptions = ContextOptions()
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
     n_draft: int = 0
+    loras: tuple[LoraOptions, ...] = ()
     n_remembered: int = 16
     patience_s: float = 30.0
     watch: WatchOptions = field(default_factory=WatchOptions)
@@ -108,6 +113,9 @@ class EngineProcess(Closable):
             context=replace(chosen.context, n_seq_max=n_seq_max),
             scheduler=chosen.scheduler,
             n_draft=chosen.n_draft,
+            loras=tuple(
+                LoadLora(os.fsencode(lora.path.absolute()), lora.scale) for lora in chosen.loras
+            ),
         )
         self._supervisor = Supervisor(load, chosen.watch, self._deliver, self._notice)
 
@@ -220,17 +228,18 @@ class EngineProcess(Closable):
         """Stop what runs, end the process and give all memory back; twice is harmless."""
         self._supervisor.close()
 
-    async def _ask(self, question: Question, kind: type[ValueT]) -> ValueT:
+    async def _ask(self, question: Question | Paper, kind: type[ValueT]) -> ValueT:
         box = await self._send(question.id, question)
         try:
             word = await box.take()
         finally:
-            self._forget(question.id)
+            if self._forget(question.id):
+                self._supervisor.send(encode(Cancel(question.id)))
         if not isinstance(word, kind):
             raise EngineError("the engine's process says what was not asked")
         return word
 
-    async def _send(self, id_: int, message: Submit | Question) -> Mailbox:
+    async def _send(self, id_: int, message: Paper | Question) -> Mailbox:
         """Wait until the process can be asked, ask it, and return where the answer will be."""
         data = encode(message)
         box = Mailbox()

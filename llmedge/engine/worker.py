@@ -15,10 +15,10 @@ import sys
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, TypeVar
 
 from llmedge.core.errors import LlmedgeError, UsageError
-from llmedge.engine.core import EngineCore, open_core
+from llmedge.engine.core import open_core
 from llmedge.engine.generation import Delta, Started
 from llmedge.engine.messages import (
     MAX_FRAME_BYTES,
@@ -47,7 +47,9 @@ from llmedge.host.process import offer_to_memory_killer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from llmedge.engine.clerk import Prepared
+    from llmedge.engine.clerk import Clerk
+    from llmedge.engine.engine import EngineStats, ModelInfo
+    from llmedge.engine.messages import Entry, Paper
 
 ValueT = TypeVar("ValueT")
 
@@ -56,7 +58,44 @@ _STATS_S = 0.25
 _SWITCH_S = 0.0005
 _PARENT_GONE = 130
 
-_Task: TypeAlias = "tuple[int, Prepared | Failed] | Cancel | Limit | Embed | Rerank"
+_Task: TypeAlias = "tuple[int, Entry | Failed] | Cancel | Limit"
+
+
+class Core(Protocol):
+    """A loaded model that answers requests step by step: an `EngineCore`, an `EmbeddingCore`."""
+
+    clerk: Clerk
+    info: ModelInfo
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a step would do nothing."""
+        ...
+
+    @property
+    def stats(self) -> EngineStats:
+        """The counters of this moment."""
+        ...
+
+    def prepare(self, paper: Paper) -> Entry:
+        """Do what needs no decode, on the clerk's thread; what is returned puts it in line."""
+        ...
+
+    def limit(self, n_slots: int, *, forgets: bool) -> None:
+        """Compute so many sequences at once from now on; see `Engine.limit`."""
+        ...
+
+    def cancel(self, id_: int) -> None:
+        """End a request of which nobody wants to hear more."""
+        ...
+
+    def abort(self, id_: int) -> None:
+        """End the decode call that runs if it is for cancelled requests only; from any thread."""
+        ...
+
+    def step(self) -> list[tuple[int, Answer]]:
+        """Compute one batch and return what came of it."""
+        ...
 
 
 def enter() -> None:
@@ -84,15 +123,15 @@ class Worker:
         self,
         stream: BinaryIO,
         output: BinaryIO,
-        load: Callable[[Load, Callable[[float], bool]], EngineCore] = open_core,
+        load: Callable[[Load, Callable[[float], bool]], Core] = open_core,
     ) -> None:
         self._stream, self._output, self._load = stream, output, load
         self._say_lock = threading.Lock()
         self._first: queue.SimpleQueue[Load] = queue.SimpleQueue()
-        self._papers: queue.SimpleQueue[Submit | Question] = queue.SimpleQueue()
+        self._papers: queue.SimpleQueue[Paper | Question] = queue.SimpleQueue()
         self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         self._live: set[int] = set()
-        self._core: EngineCore | None = None
+        self._core: Core | None = None
         self._stats_due = 0.0
 
     def run(self) -> None:
@@ -107,7 +146,7 @@ class Worker:
         except LlmedgeError as error:
             self._say(GaveUp(Failed.of(error)))
 
-    def _work(self, core: EngineCore) -> None:
+    def _work(self, core: Core) -> None:
         while True:
             if core.is_idle:
                 self._handle(core, self._tasks.get())
@@ -117,26 +156,20 @@ class Worker:
             if not core.is_idle:
                 self._tell(core, core.step())
 
-    def _handle(self, core: EngineCore, task: _Task) -> None:
+    def _handle(self, core: Core, task: _Task) -> None:
         if isinstance(task, Cancel):
             core.cancel(task.id)
             self._tell(core, [])
         elif isinstance(task, Limit):
             core.limit(task.n_slots, forgets=task.forgets)
             self._tell(core, [])
-        elif isinstance(task, Embed | Rerank):
-            self._reply(task, core)
         else:
-            id_, prepared = task
+            id_, entry = task
             if id_ in self._live:
-                self._tell(core, [(id_, self._add(core, id_, prepared))])
+                answer = entry if isinstance(entry, Failed) else _attempt(entry)
+                self._tell(core, [] if answer is None else [(id_, answer)])
 
-    def _add(self, core: EngineCore, id_: int, prepared: Prepared | Failed) -> Answer:
-        if isinstance(prepared, Failed):
-            return prepared
-        return _attempt(lambda: core.add(id_, prepared))
-
-    def _tell(self, core: EngineCore, answers: list[tuple[int, Answer]]) -> None:
+    def _tell(self, core: Core, answers: list[tuple[int, Answer]]) -> None:
         """Send what came of a step, with the counters where they are due: after each end, too."""
         ended = [id_ for id_, answer in answers if not isinstance(answer, Started | Delta)]
         self._live.difference_update(ended)
@@ -165,9 +198,9 @@ class Worker:
                 self._tasks.put(message)
                 if self._core is not None:
                     self._core.abort(message.id)
-            case Limit() | Embed() | Rerank():
+            case Limit():
                 self._tasks.put(message)
-            case Submit():
+            case Submit() | Embed() | Rerank():
                 self._live.add(message.id)
                 self._papers.put(message)
             case _:
@@ -180,12 +213,12 @@ class Worker:
             raise RuntimeError("the clerk works for a model that is loaded")
         while True:
             paper = self._papers.get()
-            if not isinstance(paper, Submit):
+            if not isinstance(paper, Submit | Embed | Rerank):
                 self._reply(paper, core)
             elif paper.id in self._live:
-                self._tasks.put((paper.id, _attempt(lambda p=paper: core.clerk.prepare(p.request))))
+                self._tasks.put((paper.id, _attempt(lambda p=paper: core.prepare(p))))
 
-    def _reply(self, question: Question, core: EngineCore) -> None:
+    def _reply(self, question: Question, core: Core) -> None:
         reply = Reply(question.id, _attempt(lambda: core.clerk.answer(question)))
         try:
             self._say(reply)

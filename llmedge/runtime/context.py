@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _KEEP_DATA = False  # cells are overwritten before they are read
 _MAX_TOKENS = 1 << 27  # far below where the library's 32 bits wrap around
 # Source: include/llama.h `enum llama_pooling_type`.
-POOLING = {"model": -1, "mean": 1, "cls": 2, "last": 3}
+POOLING = {"model": -1, "mean": 1, "cls": 2, "last": 3, "rank": 4}
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
 
@@ -55,7 +55,8 @@ class ContextOptions:
         n_outputs_max: Tokens of one decode call that may want logits, whose memory is set aside; 0
             means all of them.
         pooling: `None` gives logits; otherwise each sequence gives one embedding: as the `model`
-            was trained for, the `mean` of its tokens, the first (`cls`) or the `last` one's.
+            was trained for, the `mean` of its tokens, the first (`cls`) or the `last` one's; or
+            the scores of its classifier (`rank`).
     """
 
     n_ctx: int = 4096
@@ -206,7 +207,9 @@ class Context(Handle):
         return np.ctypeslib.as_array(rows, shape=shape)
 
     def embedding(self, seq_id: int) -> NDArray[np.float32]:
-        """Return a copy of the embedding of a sequence of the last batch, `(n_embd,)`.
+        """Return a copy of the embedding of a sequence of the last batch.
+
+        It is `(n_embd,)`, or where the context pools by `rank` `(n_labels,)`.
 
         Raises:
             EngineError: The last batch did not have the sequence, or the context does not pool.
@@ -215,8 +218,9 @@ class Context(Handle):
         row = lib.llama_get_embeddings_seq(self.pointer, seq_id)
         if not row:
             raise EngineError(f"the last batch has no embedding of sequence {seq_id}")
-        n_embd = int(lib.llama_model_n_embd_out(self.model.pointer))
-        return np.ctypeslib.as_array(row, shape=(n_embd,)).copy()
+        is_rank = lib.llama_pooling_type(self.pointer) == POOLING["rank"]
+        count = lib.llama_model_n_cls_out if is_rank else lib.llama_model_n_embd_out
+        return np.ctypeslib.as_array(row, shape=(int(count(self.model.pointer)),)).copy()
 
     def logits_at(self, index: int) -> NDArray[np.float32]:
         """Return the logits of the token at a batch index, `(n_vocab,)`; a view as in `logits`.

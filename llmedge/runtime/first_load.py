@@ -21,6 +21,7 @@ from llmedge.host.child import Child, ChildDied, ChildTimedOut, Talk
 from llmedge.runtime.batch import Batch
 from llmedge.runtime.chat_template import ChatTemplate
 from llmedge.runtime.context import Context, ContextOptions, DecodeResult
+from llmedge.runtime.embedding import Embedder, is_causal, trained_pooling
 from llmedge.runtime.library import library_info
 from llmedge.runtime.model import Model, require_whole_model
 
@@ -64,7 +65,7 @@ def require_text(header: Header) -> None:
     Raises:
         UnsupportedError: It makes embeddings: each of its tokens sees those after it.
     """
-    if header.metadata.get(f"{header.architecture}.attention.causal") is False:
+    if not is_causal(header):
         raise UnsupportedError(
             f"{header.path.name} ({header.architecture}) makes embeddings and no text",
             "choose a model that answers",
@@ -123,6 +124,9 @@ def _try_load(talk: Talk, path: Path) -> None:
         if not model.can_generate:
             return
         _check_context_size(model.header)
+        if trained_pooling(model.header) is not None or not is_causal(model.header):
+            _try_embedding(model, tokens)
+            return
         with (
             Context(model, ContextOptions(n_ctx=_TRIAL_CTX)) as context,
             Batch(_TRIAL_CTX) as batch,
@@ -134,6 +138,19 @@ def _try_load(talk: Talk, path: Path) -> None:
                     f"{path} loads but computes no finite numbers ({result.name})",
                     "convert the original checkpoint again",
                 )
+
+
+def _try_embedding(model: Model, tokens: list[int]) -> None:
+    """Compute one vector; where the file does not say how it is pooled, by the mean."""
+    pooling = trained_pooling(model.header) or "mean"
+    embedder = Embedder(model, pooling, n_tokens=_TRIAL_CTX)
+    (vector,) = embedder.embed([tokens[: embedder.n_tokens]])
+    embedder.close()
+    if not np.isfinite(vector).all():
+        raise IntegrityError(
+            f"{model.path} loads but computes no finite numbers",
+            "convert the original checkpoint again",
+        )
 
 
 def _try_template(model: Model) -> None:

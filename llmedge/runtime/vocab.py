@@ -87,6 +87,26 @@ class Vocab:
         """Whether a text should begin with `bos`."""
         return bool(library().llama_vocab_get_add_bos(self._live()))
 
+    def tokenize_pair(self, first: str, second: str) -> list[int]:
+        """Turn two texts into the tokens of both, with those around and between them.
+
+        Source: llama.cpp tools/server/server-common.cpp `format_prompt_rerank`; transformers'
+        tokenizers of BERT (`[CLS] A [SEP] B [SEP]`) and XLM-RoBERTa (`<s> A </s> </s> B </s>`),
+        whose second separator files do not always tell of.
+        """
+        lib, live = library(), self._live()
+        roles = self.roles
+        sep = roles.get("tokenizer.ggml.seperator_token_id", self.eos)
+        eos = sep if self.eos is None else self.eos
+        adds_eos = bool(lib.llama_vocab_get_add_eos(live))
+        is_unigram = lib.llama_vocab_type(live) == lib.LLAMA_VOCAB_TYPE_UGM
+        between = [eos] if adds_eos else []
+        if lib.llama_vocab_get_add_sep(live) or (is_unigram and self.adds_bos and adds_eos):
+            between.append(sep)
+        begin = [self.bos] if self.adds_bos else []
+        parts = [*begin, *self.tokenize(first), *between, *self.tokenize(second), *between[:1]]
+        return [token for token in parts if token is not None]
+
     def is_end(self, token: int) -> bool:
         """Whether a token ends the generation (end of text, of turn, of message)."""
         return bool(library().llama_vocab_is_eog(self._live(), token))

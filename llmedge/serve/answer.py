@@ -60,7 +60,7 @@ class ChatCall:
         cache_key: Only requests with the same key share cached prefixes.
         stop_tokens: Tokens that end the answer.
         ignore_end: Go on after the model ends its text; for measurements.
-        adapters: LoRA adapters by name, with their scales.
+        adapters: LoRA adapters by name or number, with their scales.
     """
 
     messages: list[dict[str, Any]]
@@ -78,7 +78,7 @@ class ChatCall:
     cache_key: str = ""
     stop_tokens: tuple[int, ...] = ()
     ignore_end: bool = False
-    adapters: tuple[tuple[str, float], ...] = ()
+    adapters: tuple[tuple[str | int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmedge.core.errors import UnsupportedError
 from llmedge.engine.generation import Delta, Finished, Generation, Started
 from llmedge.serve.answer import CallStarted, ChatCall, ChatPart, Content, Ended
 from llmedge.serve.model_format import ModelFormats
@@ -43,10 +44,12 @@ class ChatService:
 
     async def prompt(self, engine: Engine, call: ChatCall) -> ChatPrompt:
         """Return the prompt that `chat` would give to an engine."""
+        require_text_model(engine)
         return (await self._formats.open(engine, call)).prompt
 
     async def chat(self, engine: Engine, call: ChatCall) -> AsyncGenerator[ChatPart, None]:
         """Answer; see `Responder.chat`."""
+        require_text_model(engine)
         form = await self._formats.open(engine, call)
         generation = Generation(
             prompt=form.prompt,
@@ -81,6 +84,18 @@ class ChatService:
         finally:
             if (close := getattr(events, "aclose", None)) is not None:
                 await close()
+
+
+def require_text_model(engine: Engine) -> None:
+    """Refuse a model that continues no text, before its template is looked at.
+
+    Raises:
+        UnsupportedError: It makes embeddings, or scores documents.
+    """
+    info = engine.info
+    if not info.can_generate:
+        does = "scores documents: ask /v1/rerank" if info.can_rerank else "makes embeddings"
+        raise UnsupportedError(f"{info.id} does not generate text, it {does}")
 
 
 def _with_chances(

@@ -50,6 +50,7 @@ def routes(responder: Responder, *, embeds_anyway: bool = False) -> list[Route]:
     }
     return [
         Route("/props", shaped(handlers.props, error_response)),
+        Route("/lora-adapters", shaped(handlers.lora_adapters, error_response)),
         *(
             Route(path, shaped(handler, error_response), methods=["POST"])
             for path, handler in posts.items()
@@ -78,6 +79,18 @@ class _Handlers:
                 "modalities": {"vision": False, "audio": False},
                 "build_info": f"llmedge {llmedge.__version__}",
             }
+        )
+
+    async def lora_adapters(self, request: Request) -> Response:
+        engine = await unless_client_leaves(
+            request, self._responder.model(request.query_params.get("model"))
+        )
+        # llama-server tells the file's place; here a client learns its name only.
+        return json_response(
+            [
+                {"id": number, "name": adapter.name, "path": adapter.name, "scale": adapter.scale}
+                for number, adapter in enumerate(engine.info.adapters)
+            ]
         )
 
     async def tokenize(self, request: Request) -> Response:

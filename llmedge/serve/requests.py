@@ -11,6 +11,7 @@ import msgspec
 
 from llmedge.core.errors import UnsupportedError, UsageError
 from llmedge.engine.generation import Generation, TextPrompt, TokenPrompt
+from llmedge.runtime.lora import MAX_LORAS, MAX_SCALE
 from llmedge.runtime.sampler import SamplingOptions
 from llmedge.serve import schema
 from llmedge.serve.answer import ChatCall, NamedTool, ToolChoice
@@ -247,11 +248,18 @@ def _biases(
     return tuple(biases)
 
 
-def _adapters(request: schema.SamplingFields) -> tuple[tuple[str, float], ...]:
-    adapters = tuple((adapter.name, adapter.scale) for adapter in request.lora or ())
-    if len(adapters) > 16 or any(abs(scale) > 100 for _, scale in adapters):
-        raise UsageError("lora must have at most 16 adapters with scales up to 100")
-    return adapters
+def _adapters(request: schema.SamplingFields) -> tuple[tuple[str | int, float], ...]:
+    adapters: list[tuple[str | int, float]] = []
+    for adapter in request.lora or ():
+        key = adapter.name if adapter.id is None else adapter.id
+        if key is None or (adapter.id is not None and adapter.name is not None):
+            raise UsageError("lora must name each adapter by its id or its name")
+        adapters.append((key, adapter.scale))
+    if len(adapters) > MAX_LORAS or any(abs(scale) > MAX_SCALE for _, scale in adapters):
+        raise UsageError(
+            f"lora must have at most {MAX_LORAS} adapters with scales up to {MAX_SCALE:g}"
+        )
+    return tuple(adapters)
 
 
 def _tools(given: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -100,9 +100,10 @@ class JsonSchemaFormat(msgspec.Struct, tag_field="type", tag="json_schema"):
 
 
 class Adapter(msgspec.Struct):
-    """A LoRA adapter that was loaded with the model."""
+    """A LoRA adapter that was loaded with the model, by its number or its name."""
 
-    name: str
+    id: int | None = None
+    name: str | None = None
     scale: float = 1.0
 
 

@@ -19,7 +19,8 @@ from llmedge.gguf.memory import KvCacheOptions, estimate_memory
 from llmedge.gguf.reader import read_header
 from llmedge.host.memory import read_memory
 from llmedge.runtime.context import ContextOptions
-from llmedge.runtime.first_load import ensure_loads, require_text
+from llmedge.runtime.embedding import trained_pooling
+from llmedge.runtime.first_load import ensure_loads
 from llmedge.runtime.library import library_info
 from llmedge.runtime.model import ModelOptions
 from llmedge.serve.app import build_app
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from llmedge.core.settings import Settings
     from llmedge.gguf.reader import Header
+    from llmedge.runtime.lora import LoraOptions
     from llmedge.serve.tracing import Tracing
 
 Served: TypeAlias = "Engine | Sequence[ModelSource] | ModelsFolder"
@@ -69,6 +71,7 @@ class ServeOptions:
         ttl_s: Seconds after which a model that nobody uses is unloaded, where there are several.
         keep_alive_s: Silence in a stream after which the client is told that it is not over.
         n_draft: Most tokens to guess ahead by prompt lookup; 0 guesses none.
+        loras: LoRA adapters to load with the model, of which there is one then.
         tls_cert: PEM file of a certificate, its chain after it; `None` speaks plain HTTP.
         tls_key: PEM file of its key; `None` where the certificate's file has it.
         socket_path: Listen on this Unix socket instead of an address; for its owner alone.
@@ -86,6 +89,7 @@ class ServeOptions:
     ttl_s: float | None = None
     keep_alive_s: float = KEEP_ALIVE_S
     n_draft: int = 0
+    loras: tuple[LoraOptions, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
     socket_path: Path | None = None
@@ -109,17 +113,18 @@ def open_engine(path: Path, options: ServeOptions, settings: Settings) -> Engine
     """Load a model to be served, in a process of its own.
 
     Raises:
-        UnsupportedError: The model cannot generate text.
+        UnsupportedError: The model neither generates text nor embeds it.
         IntegrityError: The file is damaged.
         ResourceError: The memory is not there.
     """
-    require_text(ensure_loads(path, settings.state_dir))
+    ensure_loads(path, settings.state_dir)
     context = options.context
     engine_options = EngineOptions(
         model=options.model,
         context=context,
         scheduler=SchedulerOptions(n_slots=context.n_seq_max),
         n_draft=options.n_draft,
+        loras=options.loras,
     )
     return EngineProcess.open(path, model_id(settings, path), engine_options)
 
@@ -154,6 +159,7 @@ def model_source(
         n_bytes = estimate_memory(header, cache).total_bytes
     except UnsupportedError:
         n_bytes = header.tensor_bytes  # the cache of this architecture is not modelled
+    pooling = context.pooling or trained_pooling(header)
     info = ModelInfo(
         id=model_id(settings, path),
         created=int(path.stat().st_mtime),
@@ -163,6 +169,9 @@ def model_source(
         n_params=header.n_weights,
         size_bytes=header.tensor_bytes,
         n_slots=context.n_seq_max,
+        can_generate=pooling is None,
+        can_embed=pooling not in (None, "rank"),
+        can_rerank=pooling == "rank",
     )
     return ModelSource(info, lambda: open_engine(path, options, settings), n_bytes + _ENGINE_BYTES)
 

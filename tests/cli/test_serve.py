@@ -49,3 +49,17 @@ def test_models_or_their_folder_are_given_and_not_both(capsys, tiny_model: Path,
         assert "give models or --models-dir" in refused(capsys, *arguments, "--port", 0)
     said = refused(capsys, "--models-dir", tmp_path / "missing", "--port", 0)
     assert "is not a folder to serve" in said
+
+
+def test_adapters_that_cannot_be_meant_are_refused_before_the_model_is_loaded(
+    capsys, tiny_model: Path, tmp_path: Path
+):
+    said = refused(capsys, tiny_model, tiny_model, "--lora", "a.gguf", "--port", 0)
+    assert "--lora goes with one model" in said
+    assert "'much' is no scale" in refused(capsys, tiny_model, "--lora", "a.gguf=much")
+    assert "from -100 to 100" in refused(capsys, tiny_model, "--lora", "a.gguf=nan")
+    said = refused(capsys, tiny_model, "--lora", "a.gguf", "--lora", tmp_path / "a.gguf=2")
+    assert "names of their own" in said
+    assert "missing.gguf is not a file" in refused(
+        capsys, tiny_model, "--lora", tmp_path / "missing.gguf=0.5", "--port", 0
+    )

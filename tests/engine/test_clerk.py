@@ -1,14 +1,17 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import pytest
 
-from llmedge.core.errors import ContextLengthError, UnsupportedError
+from llmedge.core.errors import ContextLengthError, UnsupportedError, UsageError
 from llmedge.engine.clerk import Clerk
-from llmedge.engine.generation import ChatPrompt
-from llmedge.engine.messages import Embed, PieceList, Pieces, Render, Text, Tokenize
+from llmedge.engine.engine import AdapterInfo
+from llmedge.engine.generation import ChatPrompt, Generation, TextPrompt
+from llmedge.engine.messages import PieceList, Pieces, Render, Text, Tokenize
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.model import Model
+from tests.gguf_files import write_tiny_model
 
 
 @pytest.fixture
@@ -37,6 +40,46 @@ def test_a_text_that_no_context_holds_is_not_even_tokenized(clerk: Clerk):
         clerk.answer(Tokenize(1, "x" * 100_000, add_special=True, parse_special=True))
 
 
-def test_what_the_model_cannot_do_is_said(clerk: Clerk):
-    with pytest.raises(UnsupportedError):
-        clerk.answer(Embed(1, ["text"]))
+def test_texts_and_pairs_are_tokens_that_fit_or_are_refused_with_the_counts(clerk: Clerk):
+    (text, tokens) = clerk.texts(["ab", [5, 6, 7]])
+    assert (len(text), tokens) == (3, [5, 6, 7])
+    (pair,) = clerk.pairs("ab", ["c"])
+    assert [token - 3 for token in pair[1:]] == list(b"abc")
+    with pytest.raises(ContextLengthError, match="text 1 has 300 tokens, the context holds 256"):
+        clerk.texts(["a", [5] * 300])
+    with pytest.raises(ContextLengthError, match="document 0 with the query has 403 tokens"):
+        clerk.pairs("ab", ["c" * 400])
+    for wrong in ([], [259 + 9]):
+        with pytest.raises(UsageError):
+            clerk.texts([wrong])
+
+
+def test_a_models_own_form_of_pairs_is_kept_whatever_the_texts_say(tmp_path: Path):
+    def change(writer: gguf.GGUFWriter) -> None:
+        writer.add_string("tokenizer.chat_template.rerank", "Q:{query} D:{document}.")
+
+    path = write_tiny_model(tmp_path / "pairs.gguf", change=change)
+    with Model.load(path) as model, Context(model, ContextOptions(n_ctx=256)) as context:
+        (pair,) = Clerk(context).pairs("{document}", ["{query}"])
+        assert model.vocab.detokenize(pair) == "Q:{document} D:{query}."
+
+
+def test_adapters_are_found_by_name_and_number_and_put_in_order(tiny_model: Path):
+    loaded = (AdapterInfo("a"), AdapterInfo("b", 0.5), AdapterInfo("c", 0.0))
+    with Model.load(tiny_model) as model, Context(model, ContextOptions(n_ctx=256)) as context:
+        clerk = Clerk(context, loaded)
+
+        def chosen(*wanted: tuple[str | int, float]) -> object:
+            request = Generation(TextPrompt("x"), adapters=wanted)
+            return clerk.prepare(request).adapters
+
+        assert chosen() == (("a", 1.0), ("b", 0.5))
+        assert chosen((2, 1.5), ("a", -1.0)) == (("a", -1.0), ("c", 1.5))
+        assert chosen(("a", 0.0)) == ()
+        for wrong in (3, -1, "d"):
+            with pytest.raises(UnsupportedError, match=r"0 \(a\), 1 \(b\), 2 \(c\)"):
+                chosen((wrong, 1.0))
+        with pytest.raises(UsageError, match="twice"):
+            chosen(("a", 1.0), (0, 1.0))
+        with pytest.raises(UsageError, match="scale"):
+            chosen(("a", 101.0))
