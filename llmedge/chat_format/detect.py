@@ -67,6 +67,17 @@ class ChatFormat:
             self.reasoning.start.rstrip()
         )
 
+    def closing(self, *, may_call: bool) -> str:
+        """Return what to write to close reasoning at once; "" where there is none.
+
+        Args:
+            may_call: What follows may be a call, so that it must not begin as content.
+        """
+        if self.reasoning is None:
+            return ""
+        is_harmony = self.family == "gpt_oss" and may_call
+        return HARMONY_TURN if is_harmony else self.reasoning.end_text
+
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
@@ -101,6 +112,8 @@ _RULES = (
 )
 _NONE = _Rule("none", ())
 
+HARMONY_TURN = "<|end|><|start|>assistant"  # after it comes a channel: content or a call
+
 _THINK = ReasoningMarks("<think>", "</think>", "\n</think>\n\n")
 _REASONING = (
     ReasoningMarks("[THINK]", "[/THINK]", "[/THINK]"),
@@ -114,7 +127,7 @@ _BY_FAMILY = {
     "gpt_oss": ReasoningMarks(
         "<|channel|>analysis<|message|>",
         "<|end|>",
-        "<|end|><|start|>assistant<|channel|>final<|message|>",
+        HARMONY_TURN + "<|channel|>final<|message|>",
     ),
     "gemma4": ReasoningMarks("<|channel>thought\n", "<channel|>", "\n<channel|>"),
 }

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from llmedge.serve.server import Served, ServeOptions
     from llmedge.serve.tracing import Tracing
 
+_N_DRAFT = 4  # tokens that a draft model guesses: more are seldom all right
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EndpointFlags:
@@ -70,8 +72,32 @@ class EndpointFlags:
         ),
     ] = None
     draft: Annotated[
-        int, typer.Option(min=0, max=64, help="Tokens to guess ahead from the prompt; 0: none.")
-    ] = 0
+        int | None,
+        typer.Option(
+            min=0,
+            max=64,
+            help="Tokens to guess ahead: from the prompt, by default none, or by --draft-model, "
+            "by default 4.",
+            show_default=False,
+        ),
+    ] = None
+    draft_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A smaller model with the same vocabulary, which guesses ahead.",
+            show_default=False,
+        ),
+    ] = None
+    reasoning_budget: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=1 << 30,
+            help="Tokens of reasoning where a request does not say; 0: none.",
+            show_default=False,
+        ),
+    ] = None
     lora: Annotated[
         list[str] | None,
         typer.Option(
@@ -115,7 +141,9 @@ class EndpointFlags:
             hosts=tuple(self.allow_host or ()),
             origins=tuple(self.allow_origin or ()),
             ttl_s=self.ttl,
-            n_draft=self.draft,
+            n_draft=self._n_draft(),
+            draft_path=model_path(self.draft_model) if self.draft_model else None,
+            reasoning_budget=self.reasoning_budget,
             loras=self._loras(),
             tls_cert=self.tls_cert,
             tls_key=self.tls_key,
@@ -135,6 +163,13 @@ class EndpointFlags:
         for lora in loras:
             require_scale(lora.scale, lora.name)
         return tuple(loras)
+
+    def _n_draft(self) -> int:
+        if self.draft_model is None:
+            return self.draft or 0
+        if self.draft == 0:
+            raise UsageError("--draft-model has nothing to do with --draft 0", "use --draft 4")
+        return self.draft or _N_DRAFT
 
     def _keys_in_file(self) -> tuple[str, ...]:
         from llmedge.core.settings import split_keys

@@ -22,6 +22,7 @@ from llmedge.engine.messages import (
     Tokenize,
     Tokens,
 )
+from llmedge.engine.reasoning import ReasoningWatch
 from llmedge.runtime.chat_template import ChatTemplate
 from llmedge.runtime.constraint import ConstraintFactory
 from llmedge.runtime.generation import StopMatcher
@@ -97,7 +98,11 @@ class Clerk:
         constraint = None
         if request.constraint is not None:
             constraint = self._constraints.compile(request.constraint.kind, request.constraint.text)
-        sampler = LlamaSampler(self._context, request.sampling, constraint, request.n_logprobs)
+        limit = request.reasoning
+        watch = ReasoningWatch(limit, self._inside(limit.closing)) if limit else None
+        sampler = LlamaSampler(
+            self._context, request.sampling, constraint, request.n_logprobs, watch
+        )
         return Prepared(request, tokens, adapters, sampler, matcher)
 
     def answer(self, question: Question) -> ReplyValue:
@@ -201,6 +206,18 @@ class Clerk:
             case _:
                 self._require_known(prompt.tokens)
                 return list(prompt.tokens)
+
+    def _inside(self, text: str) -> list[int]:
+        """Return the tokens that write exactly this text in the middle of another."""
+        data = text.encode()
+        # SentencePiece begins each text with a space, and some vocabularies join line breaks.
+        for before in ("", "\n", "."):
+            tokens = self._vocab.tokenize(before + text, parse_special=True)
+            pieces = [self._vocab.piece(token, special=True) for token in tokens]
+            for first in range(min(len(tokens), 4)):
+                if b"".join(pieces[first:]) == data:
+                    return tokens[first:]
+        raise UnsupportedError(f"the vocabulary has no tokens that write {text!r}")
 
     def _render(self, prompt: ChatPrompt) -> str:
         self._refuse_hopeless(sum(len(str(m.get("content") or "")) for m in prompt.messages))

@@ -17,6 +17,7 @@ from llmedge.engine.embedding_core import EmbeddingCore
 from llmedge.engine.engine import AdapterInfo, ModelInfo
 from llmedge.engine.generation import Delta, Finished, FinishReason, GenerationReport, Started
 from llmedge.engine.llama_backend import LlamaBackend
+from llmedge.engine.llama_drafter import LlamaDrafter
 from llmedge.engine.messages import Answer, Failed, Load, Submit
 from llmedge.engine.scheduler import Scheduler, SchedulerOptions
 from llmedge.engine.sequence import Outcome, Sequence
@@ -45,6 +46,7 @@ class EngineCore(Closable):
         options: How to share the context out.
         n_draft: Most tokens to guess ahead by prompt lookup; 0 guesses none.
         loras: Adapters that were loaded before the context, with the scales to use unasked.
+        drafter: Guesses them instead; closed by the core.
 
     Attributes:
         clerk: Prepares requests; for any one thread.
@@ -58,18 +60,23 @@ class EngineCore(Closable):
         options: SchedulerOptions,
         *,
         n_draft: int = 0,
+        drafter: LlamaDrafter | None = None,
         loras: tuple[tuple[Lora, float], ...] = (),
     ) -> None:
         self._context = context
         self._backend = LlamaBackend(context, [lora for lora, _ in loras])
+        self._drafter = drafter
         meter = EnergyMeter()
         self._scheduler = Scheduler(
-            self._backend, options, take_joules=meter.take if meter.is_there else None
+            self._backend,
+            options,
+            take_joules=meter.take if meter.is_there else None,
+            drafter=drafter,
         )
         self._backend.is_unwanted = self._is_unwanted
         self._vocab = context.model.vocab
         self._end_tokens = self._vocab.end_tokens()
-        self._n_draft = n_draft
+        self._n_lookup = 0 if drafter else n_draft
         self._runs: dict[int, _Run] = {}
         self._cancelled: set[int] = set()
         adapters = tuple(AdapterInfo(lora.name, scale) for lora, scale in loras)
@@ -123,7 +130,7 @@ class EngineCore(Closable):
             end_tokens=ends if request.ignore_end else ends | self._end_tokens,
             cache_key=request.cache_key,
             adapters=prepared.adapters,
-            drafts=PromptLookup(self._n_draft) if self._n_draft else None,
+            drafts=PromptLookup(self._n_lookup) if self._n_lookup else None,
         )
         self._scheduler.add(sequence)
         self._runs[id_] = _Run(sequence, prepared)
@@ -167,6 +174,8 @@ class EngineCore(Closable):
         """Free everything, the model too."""
         for run in self._runs.values():
             run.sampler.close()
+        if self._drafter is not None:
+            self._drafter.close()
         self._backend.close()
         self._context.model.close()
 
@@ -250,8 +259,8 @@ def open_core(load: Load, on_progress: Callable[[float], bool]) -> EngineCore | 
 
     Raises:
         IntegrityError: The file is damaged.
-        UnsupportedError: The model neither generates text nor says how it pools, or an adapter is
-            none.
+        UnsupportedError: The model neither generates text nor says how it pools, an adapter is
+            none, or the draft model does not fit it.
         UsageError: An option that cannot be meant.
         ResourceError: The memory is not there.
     """
@@ -271,7 +280,14 @@ def open_core(load: Load, on_progress: Callable[[float], bool]) -> EngineCore | 
         context = Context(model, _context_options(load, model))
         for lora, _ in loras:
             try_lora(context, lora)
-        return EngineCore(context, load.model_id, load.scheduler, n_draft=load.n_draft, loras=loras)
+        return EngineCore(
+            context,
+            load.model_id,
+            load.scheduler,
+            n_draft=load.n_draft,
+            drafter=LlamaDrafter.open(load, context) if load.draft_path else None,
+            loras=loras,
+        )
     except BaseException:
         model.close()
         raise

@@ -111,6 +111,7 @@ class EngineStats(msgspec.Struct, frozen=True):
         n_slots: Requests that may run at once now.
         step_s: Seconds in decode calls.
         sampling_s: Seconds in sampling.
+        draft_s: Seconds of a draft model.
         resident_bytes: The process's resident memory.
         energy_j: Joules used in steps, as far as they were measured; `None` where nothing is.
     """
@@ -129,6 +130,7 @@ class EngineStats(msgspec.Struct, frozen=True):
     n_slots: int = 0
     step_s: float = 0.0
     sampling_s: float = 0.0
+    draft_s: float = 0.0
     resident_bytes: int = 0
     energy_j: float | None = None
 

@@ -60,6 +60,24 @@ class Constraint(msgspec.Struct, frozen=True):
     text: str = ""
 
 
+class ReasoningLimit(msgspec.Struct, frozen=True):
+    """How much a model may reason before it answers, and how its family writes that.
+
+    Attributes:
+        n_max: Tokens of reasoning, its marks not counted; then `closing` is written.
+        start: What opens it.
+        end: What closes it.
+        closing: What to write to close it: `end` with the layout around it.
+        is_open: The prompt ends inside of reasoning; otherwise the text may begin with it.
+    """
+
+    n_max: int
+    start: str
+    end: str
+    closing: str
+    is_open: bool = False
+
+
 class Generation(msgspec.Struct, frozen=True):
     """One request for one text.
 
@@ -78,6 +96,7 @@ class Generation(msgspec.Struct, frozen=True):
         adapters: LoRA adapters by name or number, with their scales; those that are not named are
             not used. Empty uses all as they were loaded.
         cache_key: Only requests with the same key share cached prefixes.
+        reasoning: How much of the text may be reasoning; `None` has no bound.
     """
 
     prompt: Prompt
@@ -91,6 +110,7 @@ class Generation(msgspec.Struct, frozen=True):
     shows_special: bool = False
     adapters: tuple[tuple[str | int, float], ...] = ()
     cache_key: str = ""
+    reasoning: ReasoningLimit | None = None
 
 
 class TokenChance(msgspec.Struct, frozen=True, array_like=True):

@@ -18,6 +18,7 @@ from llmedge.runtime.sampler import SamplerChain
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from llmedge.engine.reasoning import ReasoningWatch
     from llmedge.runtime.constraint import Constraint
     from llmedge.runtime.logprobs import LogProbs
     from llmedge.runtime.sampler import SamplingOptions
@@ -123,6 +124,7 @@ class LlamaSampler(Closable):
         options: How to choose.
         constraint: What the text must be; `None` lets it be anything.
         n_logprobs: How many of the likeliest tokens to note beside the chosen; `None` notes none.
+        reasoning: Ends the text's reasoning in time; `None` lets it be.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class LlamaSampler(Closable):
         options: SamplingOptions,
         constraint: Constraint | None = None,
         n_logprobs: int | None = None,
+        reasoning: ReasoningWatch | None = None,
     ) -> None:
         """Set the samplers up; computes nothing.
 
@@ -142,22 +145,16 @@ class LlamaSampler(Closable):
         self._chain = SamplerChain(options, self._vocab)
         self._constraint = constraint
         self._n_logprobs = n_logprobs
+        self._reasoning = reasoning
         self._chances: deque[TokenChances] = deque()
 
     def sample(self, index: int) -> int:
         """Choose from the logits at a batch index; see `Sampler.sample`."""
-        constraint, n_logprobs = self._constraint, self._n_logprobs
-        if constraint is None and n_logprobs is None:
-            return self._chain.sample(self._context, index)
-        row = self._context.logits_at(index)
-        given = row.copy() if constraint is not None and n_logprobs is not None else row
-        if constraint is not None:
-            constraint.mask(row)
-        token = self._chain.sample(self._context, index)
-        if constraint is not None:
-            constraint.accept(token)
-        if n_logprobs is not None:
-            self._note(log_probs(given, token, n_logprobs), token)
+        watch = self._reasoning
+        if watch is None:
+            return self._choose(index, None)
+        token = self._choose(index, watch.forced)
+        watch.see(token, self._vocab.piece(token, special=True))
         return token
 
     def take_chance(self) -> list[TokenChances]:
@@ -167,6 +164,26 @@ class LlamaSampler(Closable):
     def close(self) -> None:
         """Free the chain."""
         self._chain.close()
+
+    def _choose(self, index: int, forced: int | None) -> int:
+        """Choose a token, or take the one that has to come, and let everybody know of it."""
+        constraint, n_logprobs = self._constraint, self._n_logprobs
+        if forced is None and constraint is None and n_logprobs is None:
+            return self._chain.sample(self._context, index)
+        row = self._context.logits_at(index)
+        given = row.copy() if constraint is not None and n_logprobs is not None else row
+        if forced is not None:
+            token = forced
+            self._chain.accept(token)
+        else:
+            if constraint is not None:
+                constraint.mask(row)
+            token = self._chain.sample(self._context, index)
+        if constraint is not None:
+            constraint.accept(token)
+        if n_logprobs is not None:
+            self._note(log_probs(given, token, n_logprobs), token)
+        return token
 
     def _note(self, step: LogProbs, token: int) -> None:
         piece = self._vocab.piece

@@ -50,7 +50,9 @@ class Load(msgspec.Struct, frozen=True, tag=True):
         model: How to load it.
         context: How to run it; `n_seq_max` counts the sequences that are remembered, too.
         scheduler: How to share it out.
-        n_draft: Most tokens to guess ahead by prompt lookup; 0 guesses none.
+        n_draft: Most tokens to guess ahead; 0 guesses none.
+        draft_path: The GGUF file of a model that guesses them, written as `path` is; empty guesses
+            by prompt lookup.
         loras: Adapters to load with it.
     """
 
@@ -60,6 +62,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     context: ContextOptions
     scheduler: SchedulerOptions
     n_draft: int = 0
+    draft_path: bytes = b""
     loras: tuple[LoadLora, ...] = ()
 
 

@@ -69,7 +69,8 @@ class EngineOptions:
         context: How to run it; `n_seq_max` is chosen by the engine where it is too small for the
             slots.
         scheduler: How to share it out.
-        n_draft: Most tokens to guess ahead by prompt lookup; 0 guesses none.
+        n_draft: Most tokens to guess ahead; 0 guesses none.
+        draft_path: The GGUF file of a model that guesses them; `None` guesses by prompt lookup.
         loras: LoRA adapters to load with the model.
         n_remembered: Ended requests whose cached prefixes are kept beside them, at most.
         patience_s: How long a request waits for an engine that is being started again.
@@ -80,6 +81,7 @@ class EngineOptions:
     context: ContextOptions = ContextOptions()
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
     n_draft: int = 0
+    draft_path: Path | None = None
     loras: tuple[LoraOptions, ...] = ()
     n_remembered: int = 16
     patience_s: float = 30.0
@@ -113,6 +115,7 @@ class EngineProcess(Closable):
             context=replace(chosen.context, n_seq_max=n_seq_max),
             scheduler=chosen.scheduler,
             n_draft=chosen.n_draft,
+            draft_path=os.fsencode(chosen.draft_path.absolute()) if chosen.draft_path else b"",
             loras=tuple(
                 LoadLora(os.fsencode(lora.path.absolute()), lora.scale) for lora in chosen.loras
             ),

@@ -18,6 +18,7 @@ from llmedge.core.errors import (
     UsageError,
 )
 from llmedge.engine.backend import BatchItem, DecodeStatus
+from llmedge.engine.drafter import Wish
 from llmedge.engine.engine import EngineStats
 from llmedge.engine.kv_cache import KvCache
 from llmedge.engine.pace import Pace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from llmedge.engine.backend import Adapters, Backend
+    from llmedge.engine.drafter import Drafter
     from llmedge.engine.generation import FinishReason
     from llmedge.engine.sequence import Sequence
 
@@ -71,6 +73,7 @@ class Scheduler:
         pace: How much of a prompt a step takes along.
         clock: Seconds from any beginning.
         take_joules: Returns the energy used since it was called last; `None` measures none.
+        drafter: Guesses tokens ahead for all sequences; `None` leaves it to each one's `drafts`.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Scheduler:
         pace: Pace | None = None,
         clock: Callable[[], float] = time.perf_counter,
         take_joules: Callable[[], float | None] | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         """Begin with nothing to do.
 
@@ -98,6 +102,7 @@ class Scheduler:
         self._slots = Slots(self._kv, chosen.n_slots, clock)
         self._pace = pace or Pace(backend.n_batch)
         self._clock = clock
+        self._drafter = drafter
         self._in_decode: frozenset[int] = frozenset()
         self._adapters: Adapters = ()
         self._n_generated = 0
@@ -107,6 +112,7 @@ class Scheduler:
         self._take_joules = take_joules
         self._energy_j = 0.0
         self._charged: list[tuple[Sequence, int]] = []
+        self._draft_s = 0.0
 
     @property
     def is_idle(self) -> bool:
@@ -133,6 +139,7 @@ class Scheduler:
             step_s=self._step_s,
             sampling_s=self._sampling_s,
             energy_j=None if self._take_joules is None else self._energy_j,
+            draft_s=self._draft_s,
         )
 
     def add(self, sequence: Sequence) -> None:
@@ -158,6 +165,8 @@ class Scheduler:
     def cancel(self, sequence_id: int) -> None:
         """End a sequence at once; nothing more is said of it. One that is not there is ignored."""
         self._slots.end(sequence_id)
+        if self._drafter is not None:
+            self._drafter.end(sequence_id)
 
     finish = cancel  # what ended well frees the same as what did not
 
@@ -173,6 +182,8 @@ class Scheduler:
     def forget(self) -> None:
         """Give up everything that is kept for later requests."""
         self._kv.clear()
+        if self._drafter is not None:
+            self._drafter.clear()
 
     def step(self) -> list[Outcome]:
         """Compute one batch and sample from it.
@@ -233,9 +244,8 @@ class Scheduler:
                 break
         n_batch = self._backend.n_batch
         spare = min(free, n_batch) - n_streams - share if most == n_batch else 0
-        for sequence in streams:
-            guess = self._guess(sequence, spare)
-            spare -= len(guess)
+        guesses = self._guesses(streams, max(0, spare))
+        for sequence, guess in zip(streams, guesses, strict=True):
             plan.n_streams += 1 + len(guess)
             plan.add(sequence, [sequence.tokens[-1], *guess], 1 + len(guess))
         self._add_prompts(plan, prompts, min(share, free - n_streams))
@@ -263,17 +273,43 @@ class Scheduler:
             plan.n_prompt += len(tokens)
             share -= len(tokens)
 
-    def _guess(self, sequence: Sequence, most: int) -> list[int]:
-        if sequence.drafts is None or self._backend.cuts != "anywhere":
-            return []
+    def _guesses(self, streams: list[Sequence], spare: int) -> list[list[int]]:
+        """Guess ahead for each stream, at most so many tokens in all."""
+        if self._backend.cuts != "anywhere":
+            return [[] for _ in streams]
+        if self._drafter is not None:
+            return self._ask_drafter(self._drafter, streams, spare)
+        guesses: list[list[int]] = []
+        for sequence in streams:
+            n_max = min(spare, self._n_of_use(sequence))
+            guess = sequence.drafts.draft(sequence.tokens, n_max) if sequence.drafts else []
+            spare -= len(guess)
+            guesses.append(guess)
+        return guesses
+
+    def _ask_drafter(
+        self, drafter: Drafter, streams: list[Sequence], spare: int
+    ) -> list[list[int]]:
+        wishes: list[Wish] = []
+        for sequence in streams:
+            n_max = min(spare, self._n_of_use(sequence), drafter.n_max)
+            spare -= n_max
+            wishes.append(Wish(sequence, n_max))
+        start = self._clock()
+        guesses = drafter.draft(wishes)
+        self._draft_s += self._clock() - start
+        return guesses
+
+    def _n_of_use(self, sequence: Sequence) -> int:
+        """Return how many guesses a sequence could take before it ends anyway."""
         left = self._backend.n_cells - len(sequence.tokens)
         if sequence.max_tokens is not None:
             left = min(left, sequence.max_tokens - sequence.n_generated - 1)
-        return sequence.drafts.draft(sequence.tokens, max(0, min(most, left)))
+        return max(0, left)
 
     def _give_up(self, sequence: Sequence) -> Outcome:
         """End the only sequence, which the kv cache has no room for."""
-        self._slots.end(sequence.id)
+        self.finish(sequence.id)
         if sequence.n_generated:
             return Outcome(sequence, finish_reason="length")
         return Outcome(
@@ -330,7 +366,7 @@ class Scheduler:
                 raise
             except LlmedgeError as error:
                 self._cut(sequence, len(guess) - n_right)
-                self._slots.end(sequence.id)
+                self.finish(sequence.id)
                 outcomes.append(Outcome(sequence, error=error))
                 return
             sequence.n_accepted += bool(n_right)
@@ -339,7 +375,7 @@ class Scheduler:
             is_right = n_right < len(guess) and token == guess[n_right]
             if reason is not None:
                 self._cut(sequence, len(guess) - n_right)
-                self._slots.end(sequence.id)
+                self.finish(sequence.id)
                 return
             if not is_right:
                 self._cut(sequence, len(guess) - n_right)

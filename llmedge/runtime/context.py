@@ -235,6 +235,14 @@ class Context(Handle):
             raise EngineError(f"token {index} of the last batch has no logits")
         return np.ctypeslib.as_array(row, shape=(self.model.vocab.n_tokens,))
 
+    def likeliest(self, index: int) -> int:
+        """Return the likeliest token at a batch index.
+
+        Raises:
+            EngineError: That token asked for no logits, or the last batch did not succeed.
+        """
+        return int(self.logits_at(index).argmax())
+
     def clear(self) -> None:
         """Forget all sequences."""
         library().llama_memory_clear(self._live_memory(), _KEEP_DATA)

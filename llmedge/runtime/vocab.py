@@ -205,6 +205,19 @@ class Vocab:
         parts = [detokenizer.feed(self.piece(token, special=special)) for token in tokens]
         return "".join(parts) + detokenizer.finish()
 
+    def difference(self, other: Vocab) -> str | None:
+        """Say where another vocabulary first means something else by a token; `None` if nowhere."""
+        if self.n_tokens != other.n_tokens:
+            return f"{other.n_tokens} tokens instead of {self.n_tokens}"
+        for role, one, another in (("bos", self.bos, other.bos), ("eos", self.eos, other.eos)):
+            if one != another:
+                return f"its {role} token is {another} instead of {one}"
+        for token in range(self.n_tokens):
+            one, another = self.piece(token, special=True), other.piece(token, special=True)
+            if one != another or self.is_end(token) != other.is_end(token):
+                return f"its token {token} is {another!r} instead of {one!r}"
+        return None
+
     def starts_with_bos(self, tokens: Sequence[int]) -> bool:
         """Whether tokens begin with `bos`."""
         return bool(tokens) and tokens[0] == self.bos

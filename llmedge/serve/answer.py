@@ -54,7 +54,7 @@ class ChatCall:
         stop: Texts that end the answer and are not part of it.
         constraint: What the answer must be, where it is content.
         template_arguments: Further variables of the chat template.
-        reasoning_budget: Most tokens of reasoning.
+        reasoning_budget: Most tokens of reasoning; -1 has no bound, `None` is the endpoint's own.
         continues: The last message is the beginning of the answer.
         n_logprobs: Likeliest tokens to report beside each token; `None` reports none.
         cache_key: Only requests with the same key share cached prefixes.

@@ -14,6 +14,7 @@ from llmedge.serve.answer import ChatCall, NamedTool, Responder, ToolChoice
 from llmedge.serve.anthropic_stream import MessageFrame, refuse, stream_events, whole_message
 from llmedge.serve.call_fields import (
     function_tools,
+    is_effort_ignored,
     refuse_media,
     require_count,
     require_messages,
@@ -59,6 +60,9 @@ class _Handlers:
         wanted, ignored = await read_request(request, schema.MessagesRequest)
         call = chat_call(wanted)
         engine = await unless_client_leaves(request, self._responder.model(wanted.model))
+        effort = wanted.output_config.effort if wanted.output_config else None
+        if is_effort_ignored(engine.info.chat_template, effort):
+            ignored.append("output_config.effort")
         parts = self._responder.chat(engine, call)
         frame = MessageFrame(engine.info.id, call.stop)
         if not wanted.stream:
@@ -229,6 +233,6 @@ def _thinking(
         case schema.ThinkingAdaptive():
             return True, None
         case schema.ThinkingOff():
-            return False, None
+            return False, 0
         case None:
             return None, None

@@ -36,6 +36,7 @@ def build_app(
     keep_alive_s: float = KEEP_ALIVE_S,
     watch: PressureWatch | None = None,
     tracing: Tracing | None = None,
+    reasoning_budget: int | None = None,
 ) -> Starlette:
     """Build the application over a pool of models.
 
@@ -45,10 +46,11 @@ def build_app(
         guard: Who may ask.
         fingerprint: Names the software in answers.
         keep_alive_s: Silence in a stream after which the client is told that it is not over.
+        reasoning_budget: Most tokens of reasoning where a request does not say.
         watch: Lowers parallelism; `None` watches this machine as usual.
         tracing: Makes spans of requests; closed by whoever made it.
     """
-    service = ChatService(pool)
+    service = ChatService(pool, reasoning_budget)
     watch = watch or PressureWatch(pool)
 
     @contextlib.asynccontextmanager

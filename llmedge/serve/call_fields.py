@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from llmedge.chat_format.detect import detect
 from llmedge.core.errors import UnsupportedError, UsageError
 from llmedge.engine.generation import Constraint
 from llmedge.runtime.sampler import SamplingOptions
@@ -115,6 +116,16 @@ def thinking_arguments(*, thinks: bool | None, effort: str | None = None) -> dic
     if effort is not None:
         arguments["reasoning_effort"] = _EFFORTS[effort]
     return arguments
+
+
+def is_effort_ignored(template: str, effort: str | None) -> bool:
+    """Tell whether an effort to reason changes nothing with this chat template.
+
+    None at all is kept to by the engine, too, where reasoning has marks.
+    """
+    if effort is None or "reasoning_effort" in template or "enable_thinking" in template:
+        return False
+    return effort != "none" or detect(template).reasoning is None
 
 
 def refuse_media(kind: str) -> UnsupportedError:

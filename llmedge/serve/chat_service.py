@@ -28,11 +28,12 @@ class ChatService:
 
     Args:
         pool: Where the engines are.
+        reasoning_budget: Most tokens of reasoning where a call does not say; `None` has no bound.
     """
 
-    def __init__(self, pool: ModelPool) -> None:
+    def __init__(self, pool: ModelPool, reasoning_budget: int | None = None) -> None:
         self._pool = pool
-        self._formats = ModelFormats()
+        self._formats = ModelFormats(reasoning_budget)
 
     async def model(self, name: str | None) -> Engine:
         """Return the engine of a model; see `Responder.model`."""
@@ -61,6 +62,7 @@ class ChatService:
             n_logprobs=call.n_logprobs,
             constraint=form.constraint or call.constraint,
             shows_special=form.shows_special,
+            reasoning=form.reasoning,
             adapters=call.adapters,
             cache_key=call.cache_key,
         )

@@ -14,6 +14,7 @@ from llmedge.core.errors import LlmedgeError
 from llmedge.engine.generation import Started
 from llmedge.serve import schema
 from llmedge.serve.answer import ChatPart, collect, text_parts
+from llmedge.serve.call_fields import is_effort_ignored
 from llmedge.serve.chat_answer import ChatAnswer
 from llmedge.serve.errors import internal_error, stream_error
 from llmedge.serve.requests import (
@@ -79,6 +80,8 @@ class Completions:
         body, ignored = decode_request(await request.body(), schema.ChatRequest)
         calls = chat_calls(body)
         engine = await unless_client_leaves(request, self._responder.model(body.model))
+        if is_effort_ignored(engine.info.chat_template, body.reasoning_effort):
+            ignored.append("reasoning_effort")
         sources = [self._responder.chat(engine, call) for call in calls]
         answer = ChatAnswer(engine.info.id, self._fingerprint, len(sources))
         return await self._answer(request, body, sources, answer, ignored)

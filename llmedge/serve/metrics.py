@@ -43,6 +43,7 @@ _STATS = (
     ("step_s", "engine_decode_seconds_total", "counter", "Seconds in decode calls."),
     ("sampling_s", "engine_sampling_seconds_total", "counter", "Seconds in sampling."),
     ("energy_j", "engine_energy_joules_total", "counter", "Joules of steps, where measured."),
+    ("draft_s", "engine_draft_seconds_total", "counter", "Seconds of the draft model."),
     ("resident_bytes", "engine_resident_bytes", "gauge", "Memory of the engine's process."),
 )
 

@@ -16,8 +16,8 @@ from llmedge.chat_format.normalise import normalise
 from llmedge.chat_format.parser import ChatParser
 from llmedge.chat_format.template_traits import TemplateTraits, probes
 from llmedge.chat_format.tools import ToolChoice, parse_tools
-from llmedge.core.errors import EngineError, LlmedgeError, UnsupportedError, UsageError
-from llmedge.engine.generation import ChatPrompt, Constraint
+from llmedge.core.errors import EngineError, LlmedgeError, UsageError
+from llmedge.engine.generation import ChatPrompt, Constraint, ReasoningLimit
 from llmedge.serve.answer import (
     CallArguments,
     CallEnded,
@@ -43,6 +43,7 @@ class AnswerFormat:
         prompt: The call as the model's template wants it.
         parser: Reads the text; `None` where all of it is content.
         constraint: What makes the model write the calls that it has to.
+        reasoning: How much of the text may be reasoning; `None` has no bound.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class AnswerFormat:
         prompt: ChatPrompt,
         parser: ChatParser | None = None,
         constraint: Constraint | None = None,
+        reasoning: ReasoningLimit | None = None,
     ) -> None:
         self.prompt = prompt
         self.constraint = constraint
+        self.reasoning = reasoning
         self._parser = parser
 
     @property
@@ -72,9 +75,14 @@ class AnswerFormat:
 
 
 class ModelFormats:
-    """The formats of the models that were asked so far; each template is tried out once."""
+    """The formats of the models that were asked so far; each template is tried out once.
 
-    def __init__(self) -> None:
+    Args:
+        reasoning_budget: Most tokens of reasoning where a call does not say; `None` has no bound.
+    """
+
+    def __init__(self, reasoning_budget: int | None = None) -> None:
+        self._reasoning_budget = reasoning_budget
         self._known: dict[tuple[str, str], _ModelFormat] = {}
 
     async def open(self, engine: Engine, call: ChatCall) -> AnswerFormat:
@@ -82,11 +90,9 @@ class ModelFormats:
 
         Raises:
             UsageError: A message or a tool is malformed, or calls and another form are both wanted.
-            UnsupportedError: Reasoning is bounded.
             EngineError: The engine's process ended.
         """
-        if call.reasoning_budget:
-            raise UnsupportedError("a reasoning budget other than 0 is not supported")
+        budget = self._budget(call)
         tools = () if call.tool_choice == "none" else parse_tools(call.tools)
         if tools and call.constraint is not None:
             raise UsageError(
@@ -101,7 +107,7 @@ class ModelFormats:
         prompt = ChatPrompt(
             messages=normalise(call.messages, tools, known.form, known.traits),
             tools=[tool.to_json() for tool in tools] if tools and known.traits.has_tools else None,
-            arguments=_arguments(call),
+            arguments=_arguments(call, budget),
             continues=call.continues,
         )
         if call.constraint is not None or not (tools or known.form.reasoning):
@@ -116,7 +122,14 @@ class ModelFormats:
             prompt,
             ChatParser(known.form, tools, is_reasoning=is_reasoning),
             Constraint("lark", grammar) if grammar else None,
+            _reasoning_limit(known.form, budget, may_call=bool(tools), is_open=is_reasoning),
         )
+
+    def _budget(self, call: ChatCall) -> int | None:
+        """Return the most tokens of reasoning; `None` without a bound."""
+        given = call.reasoning_budget
+        budget = self._reasoning_budget if given is None else given
+        return None if budget is None or budget < 0 else budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +178,20 @@ async def _learn_traits(engine: Engine) -> TemplateTraits:
             return traits
 
 
-def _arguments(call: ChatCall) -> dict[str, object]:
+def _arguments(call: ChatCall, budget: int | None) -> dict[str, object]:
     # The name that templates of reasoning models share for it.
-    thinks: dict[str, object] = {"enable_thinking": False} if call.reasoning_budget == 0 else {}
+    thinks: dict[str, object] = {"enable_thinking": False} if budget == 0 else {}
     return {**thinks, **call.template_arguments}
+
+
+def _reasoning_limit(
+    form: ChatFormat, budget: int | None, *, may_call: bool, is_open: bool
+) -> ReasoningLimit | None:
+    marks = form.reasoning
+    if marks is None or budget is None:
+        return None
+    closing = form.closing(may_call=may_call)
+    return ReasoningLimit(budget, marks.start, marks.end, closing, is_open)
 
 
 def _choice(call: ChatCall) -> ToolChoice:

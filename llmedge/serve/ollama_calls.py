@@ -96,6 +96,7 @@ def _call(
         stop=stop_texts(options.stop, "options.stop"),
         constraint=_constraint(wanted.format),
         template_arguments=_thinking(wanted.think),
+        reasoning_budget=0 if wanted.think is False else None,
         continues=continues,
         n_logprobs=n_logprobs,
     )

@@ -310,9 +310,12 @@ def _template_arguments(request: schema.ChatRequest) -> dict[str, Any]:
 
 def _reasoning_budget(request: schema.ChatRequest) -> int | None:
     budget = request.reasoning_budget
+    if budget is None and request.reasoning_effort == "none":
+        thinks = (request.chat_template_kwargs or {}).get("enable_thinking")
+        return None if thinks else 0
     if budget is not None and not -1 <= budget < 1 << 31:
         raise UsageError(f"reasoning_budget is {budget}, not at least -1")
-    return None if budget == -1 else budget
+    return budget
 
 
 def _chat_logprobs(request: schema.ChatRequest) -> int | None:

@@ -14,6 +14,7 @@ from llmedge.serve import responses_schema as schema
 from llmedge.serve.answer import ChatCall, ChatPart, NamedTool, Responder, ToolChoice
 from llmedge.serve.call_fields import (
     function_tools,
+    is_effort_ignored,
     refuse_media,
     require_count,
     require_logprobs,
@@ -77,6 +78,9 @@ class _Handlers:
         ignored += ["truncation"] if wanted.truncation == "auto" else []
         call = chat_call(wanted)
         engine = await unless_client_leaves(request, self._responder.model(wanted.model))
+        effort = wanted.reasoning.effort if wanted.reasoning else None
+        if is_effort_ignored(engine.info.chat_template, effort):
+            ignored.append("reasoning.effort")
         writer = ResponseWriter(response_object(wanted, call, engine.info.id))
         parts = self._responder.chat(engine, call)
         if not wanted.stream:
@@ -147,6 +151,7 @@ def chat_call(wanted: schema.ResponsesRequest) -> ChatCall:
         stop=stop_texts(wanted.stop),
         constraint=_constraint(wanted.text),
         template_arguments={**thinking_arguments(thinks=None, effort=effort), **arguments},
+        reasoning_budget=0 if effort == "none" else None,
         n_logprobs=_n_logprobs(wanted),
     )
 

@@ -70,7 +70,9 @@ class ServeOptions:
         origins: Web pages that may ask.
         ttl_s: Seconds after which a model that nobody uses is unloaded, where there are several.
         keep_alive_s: Silence in a stream after which the client is told that it is not over.
-        n_draft: Most tokens to guess ahead by prompt lookup; 0 guesses none.
+        n_draft: Most tokens to guess ahead; 0 guesses none.
+        draft_path: The GGUF file of a model that guesses them; `None` guesses by prompt lookup.
+        reasoning_budget: Most tokens of reasoning where a request does not say; `None`: no bound.
         loras: LoRA adapters to load with the model, of which there is one then.
         tls_cert: PEM file of a certificate, its chain after it; `None` speaks plain HTTP.
         tls_key: PEM file of its key; `None` where the certificate's file has it.
@@ -89,6 +91,8 @@ class ServeOptions:
     ttl_s: float | None = None
     keep_alive_s: float = KEEP_ALIVE_S
     n_draft: int = 0
+    draft_path: Path | None = None
+    reasoning_budget: int | None = None
     loras: tuple[LoraOptions, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -118,12 +122,15 @@ def open_engine(path: Path, options: ServeOptions, settings: Settings) -> Engine
         ResourceError: The memory is not there.
     """
     ensure_loads(path, settings.state_dir)
+    if options.draft_path is not None:
+        ensure_loads(options.draft_path, settings.state_dir)
     context = options.context
     engine_options = EngineOptions(
         model=options.model,
         context=context,
         scheduler=SchedulerOptions(n_slots=context.n_seq_max),
         n_draft=options.n_draft,
+        draft_path=options.draft_path,
         loras=options.loras,
     )
     return EngineProcess.open(path, model_id(settings, path), engine_options)
@@ -148,23 +155,16 @@ def model_source(
     """
     header = header or read_header(path)
     context = options.context
-    cache = KvCacheOptions(
-        context.n_ctx or header.hyperparameter("context_length") or 0,
-        context.type_k,
-        context.type_v,
-        context.n_ubatch,
-        context.n_seq_max,
-    )
-    try:
-        n_bytes = estimate_memory(header, cache).total_bytes
-    except UnsupportedError:
-        n_bytes = header.tensor_bytes  # the cache of this architecture is not modelled
+    n_ctx = context.n_ctx or header.hyperparameter("context_length") or 0
+    n_bytes = _ENGINE_BYTES + _model_bytes(header, context, n_ctx)
+    if options.draft_path is not None:
+        n_bytes += _model_bytes(read_header(options.draft_path), context, n_ctx)
     pooling = context.pooling or trained_pooling(header)
     info = ModelInfo(
         id=model_id(settings, path),
         created=int(path.stat().st_mtime),
         architecture=header.architecture,
-        n_ctx=cache.n_ctx,
+        n_ctx=n_ctx,
         n_ctx_train=header.hyperparameter("context_length") or 0,
         n_params=header.n_weights,
         size_bytes=header.tensor_bytes,
@@ -173,7 +173,18 @@ def model_source(
         can_embed=pooling not in (None, "rank"),
         can_rerank=pooling == "rank",
     )
-    return ModelSource(info, lambda: open_engine(path, options, settings), n_bytes + _ENGINE_BYTES)
+    return ModelSource(info, lambda: open_engine(path, options, settings), n_bytes)
+
+
+def _model_bytes(header: Header, context: ContextOptions, n_ctx: int) -> int:
+    """Return what a model takes with its kv cache."""
+    cache = KvCacheOptions(
+        n_ctx, context.type_k, context.type_v, context.n_ubatch, context.n_seq_max
+    )
+    try:
+        return estimate_memory(header, cache).total_bytes
+    except UnsupportedError:
+        return header.tensor_bytes  # the cache of this architecture is not modelled
 
 
 def serve(
@@ -261,6 +272,7 @@ class _Endpoint:
             fingerprint=f"llmedge-{llmedge.__version__}-{library_info().commit}",
             keep_alive_s=options.keep_alive_s,
             tracing=tracing,
+            reasoning_budget=options.reasoning_budget,
         )
         config = uvicorn.Config(
             app,

@@ -194,3 +194,25 @@ def test_references_within_a_schema_are_followed():
     grammar = call_grammar(judge.format, (Tool("go", "", schema), TIME), REQUIRED)
     assert judge.takes(grammar, write_calls("hermes", [Call("go", {"where": {"x": 1}})]))
     assert not judge.takes(grammar, write_calls("hermes", [Call("go", {"where": {"x": "1"}})]))
+
+
+@each_family
+def test_reasoning_that_is_cut_short_is_closed_in_every_grammar(
+    family: FamilyName, has_tokens: bool
+):
+    judge = Judge(family, has_tokens=has_tokens)
+    form = judge.format
+    if form.reasoning is None:
+        assert form.closing(may_call=True) == ""
+        return
+    closing = form.closing(may_call=True)
+    for mode in ("required", "auto"):
+        for is_open in (True, False):
+            if is_open and family == "gpt_oss":
+                continue  # its template never opens reasoning
+            grammar = judge.grammar(ToolChoice(mode), is_reasoning=is_open)
+            if grammar is None:
+                continue
+            start = "" if is_open else form.reasoning.start
+            for thought in ("", "It may\nrain."):
+                assert judge.takes(grammar, start + thought + closing + write_calls(family, ONE))

@@ -198,3 +198,21 @@ def test_long_and_deep_arguments_are_read_in_little_time():
         sum(part.text.count("[") for part in parts if not isinstance(part, CallStarted | CallEnded))
         == 5000
     )
+
+
+def test_reasoning_that_is_cut_short_is_read_as_reasoning():
+    for family in FORMS:
+        form = format_of(family)
+        if form.reasoning is None:
+            continue
+        for may_call in (False, True):
+            closing = form.closing(may_call=may_call)
+            rest = "<|channel|>final<|message|>" if family == "gpt_oss" and may_call else ""
+            parser = ChatParser(form)
+            text = f"{form.reasoning.start}It may{closing}{rest}Yes."
+            parts = [*parser.feed(text), *parser.finish()]
+            thought, said = (
+                "".join(part.text for part in parts if isinstance(part, kind))
+                for kind in (Reasoning, Content)
+            )
+            assert (thought, said) == ("It may", "Yes."), (family, may_call)

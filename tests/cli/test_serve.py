@@ -63,3 +63,9 @@ def test_adapters_that_cannot_be_meant_are_refused_before_the_model_is_loaded(
     assert "missing.gguf is not a file" in refused(
         capsys, tiny_model, "--lora", tmp_path / "missing.gguf=0.5", "--port", 0
     )
+
+
+def test_a_draft_model_must_be_there_and_have_something_to_do(capsys, tiny_model: Path):
+    assert "nosuch" in refused(capsys, tiny_model, "--draft-model", "nosuch", "--port", 0)
+    said = refused(capsys, tiny_model, "--draft-model", tiny_model, "--draft", 0, "--port", 0)
+    assert "--draft 4" in said

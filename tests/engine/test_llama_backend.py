@@ -1,11 +1,14 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llmedge.core.errors import UnsupportedError
 from llmedge.engine.backend import BatchItem, DecodeStatus
+from llmedge.engine.generation import ReasoningLimit
 from llmedge.engine.llama_backend import LlamaBackend, LlamaSampler
+from llmedge.engine.reasoning import ReasoningWatch
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.model import Model
 from llmedge.runtime.sampler import SamplingOptions
@@ -72,6 +75,19 @@ def test_chances_are_noted_in_order_and_taken_once(context: Context, backend: Ll
         assert [chance.chosen.token for (chance,) in taken] == tokens
         assert all(len(chance.top) == 2 for (chance,) in taken)
         assert sampler.take_chance() == []
+
+
+def test_the_penalties_know_of_a_token_that_had_to_come(context: Context, backend: LlamaBackend):
+    backend.decode([BatchItem(0, PROMPT, 0, 1)])
+    last = len(PROMPT) - 1
+    penalised = replace(GREEDY, presence_penalty=2.0, frequency_penalty=2.0)
+    with LlamaSampler(context, GREEDY) as plain:
+        likeliest = plain.sample(last)
+    watch = ReasoningWatch(ReasoningLimit(0, "<", ">", ">", is_open=True), [likeliest] * 9)
+    with LlamaSampler(context, penalised, reasoning=watch) as sampler:
+        assert [sampler.sample(last) for _ in range(9)] == [likeliest] * 9
+        assert watch.forced is None
+        assert sampler.sample(last) != likeliest
 
 
 def test_an_adapter_that_is_not_loaded_is_refused(backend: LlamaBackend):

@@ -16,6 +16,9 @@ from llmedge.engine.scheduler import Scheduler, SchedulerOptions
 from tests.engine.fake_backend import N_VOCAB, FakeBackend, lone_text, new_sequence
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence as Tokens
+
+    from llmedge.engine.drafter import Wish
     from llmedge.engine.sequence import Sequence
 
 
@@ -124,6 +127,33 @@ class World:
                 assert end == ("stop" if text[-1] == 0 else "length")
 
 
+@dataclass
+class SeerDrafter:
+    """Guesses what is to come, with some mistakes."""
+
+    n_max: int
+    random: random.Random
+    world: World | None = None
+    ended: list[int] = field(default_factory=list)
+
+    def draft(self, wishes: Tokens[Wish]) -> list[list[int]]:
+        assert self.world is not None
+        guesses: list[list[int]] = []
+        for sequence, n_max in wishes:
+            assert 0 <= n_max <= self.n_max
+            assert sequence.id not in self.ended
+            coming = self.world.lone(sequence.id)[sequence.n_generated :][:n_max]
+            wrong = self.random.randrange(N_VOCAB)
+            guesses.append([t if self.random.random() < 0.7 else wrong for t in coming])
+        return guesses
+
+    def end(self, sequence_id: int) -> None:
+        self.ended.append(sequence_id)
+
+    def clear(self) -> None:
+        pass
+
+
 def new_world(seed: int, cuts: str, *, faults: bool = True) -> World:
     draw = random.Random(seed)
     n_seq_max = draw.randint(2, 8)
@@ -143,11 +173,15 @@ def new_world(seed: int, cuts: str, *, faults: bool = True) -> World:
     options = SchedulerOptions(
         n_slots=draw.randint(1, n_seq_max), max_state_bytes=draw.choice([0, 600, 1 << 20])
     )
-    scheduler = Scheduler(backend, options, Pace(n_batch), Clock(backend))
+    drafter = SeerDrafter(draw.randint(1, 5), random.Random(seed)) if draw.random() < 0.5 else None
+    scheduler = Scheduler(backend, options, Pace(n_batch), Clock(backend), drafter)
     long = [draw.randrange(1, N_VOCAB) for _ in range(80)]
     other = long[:40] + [draw.randrange(1, N_VOCAB) for _ in range(60)]
     stems = [long, other, [draw.randrange(1, N_VOCAB) for _ in range(30)]]
-    return World(backend, scheduler, draw, stems)
+    world = World(backend, scheduler, draw, stems)
+    if drafter is not None:
+        drafter.world = world
+    return world
 
 
 def run_schedule(world: World, n_events: int) -> None:

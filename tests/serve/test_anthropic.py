@@ -206,7 +206,8 @@ def test_every_field_reaches_the_model(client):
     assert call.constraint.kind == "json_schema"
     assert asked(client, tools=[WEATHER], tool_choice={"type": "any"}).tool_choice == "required"
     assert asked(client, tools=[WEATHER], tool_choice={"type": "none"}).tool_choice == "none"
-    assert asked(client, thinking={"type": "disabled"}).template_arguments["thinking"] is False
+    off = asked(client, thinking={"type": "disabled"})
+    assert (off.template_arguments["thinking"], off.reasoning_budget) == (False, 0)
 
 
 def test_a_last_message_of_the_assistant_is_continued(client):

@@ -5,6 +5,7 @@ from llmedge.runtime.sampler import SamplingOptions
 from llmedge.serve.call_fields import (
     call_object,
     function_tools,
+    is_effort_ignored,
     logprob_entries,
     require_messages,
     sampling_options,
@@ -63,3 +64,23 @@ def test_stops_messages_and_tools_are_bounded():
 def test_chances_are_written_with_their_bytes():
     entry = {"token": "He", "logprob": -0.5, "bytes": [72, 101]}
     assert logprob_entries([CHANCES]) == [{**entry, "top_logprobs": [entry]}]
+
+
+@pytest.mark.parametrize(
+    ("template", "effort", "is_ignored"),
+    [
+        ("{{ messages }}", None, False),
+        ("{{ messages }}", "none", True),
+        ("{{ messages }}", "high", True),
+        ("{{ reasoning_effort }}", "high", False),
+        ("{% if enable_thinking %}<think>{% endif %}", "none", False),
+        ("<think></think>", "none", False),  # the engine closes it
+        ("<think></think>", "high", True),
+    ],
+)
+def test_an_effort_is_ignored_where_nothing_knows_it(
+    template: str,
+    effort: str | None,
+    is_ignored: bool,
+):
+    assert is_effort_ignored(template, effort) == is_ignored

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from llmedge.core.errors import UnsupportedError, UsageError
+from llmedge.core.errors import UsageError
 from llmedge.engine.engine import ModelInfo
-from llmedge.engine.generation import Constraint
+from llmedge.engine.generation import Constraint, ReasoningLimit
 from llmedge.serve.answer import (
     CallArguments,
     CallEnded,
@@ -108,11 +108,39 @@ def test_calls_that_must_be_made_are_forced_and_others_are_not():
 def test_what_cannot_be_done_is_refused():
     with pytest.raises(UsageError, match="cannot call tools"):
         opened(hermes(), tools=[WEATHER], constraint=Constraint("json_object"))
-    with pytest.raises(UnsupportedError, match="reasoning budget"):
-        opened(hermes(), reasoning_budget=100)
     with pytest.raises(UsageError, match="no name"):
         opened(hermes(), tools=[{"type": "function", "function": {}}])
-    assert opened(hermes(), reasoning_budget=0).prompt.arguments == {"enable_thinking": False}
+
+
+def test_a_budget_of_reasoning_is_a_limit_in_the_familys_marks():
+    limit = opened(hermes(), reasoning_budget=100).reasoning
+    assert limit == ReasoningLimit(100, "<think>", "</think>", "\n</think>\n\n")
+    none = opened(hermes(), reasoning_budget=0)
+    assert none.prompt.arguments == {"enable_thinking": False}
+    assert none.reasoning is not None
+    assert none.reasoning.n_max == 0
+    assert opened(hermes()).reasoning is None
+    plain = FakeEngine(info=ModelInfo(id="fake", n_ctx=4096, chat_template="{{ messages }}"))
+    assert opened(plain, reasoning_budget=100).reasoning is None
+
+
+def test_an_endpoints_own_budget_holds_where_a_call_does_not_say():
+    formats = ModelFormats(reasoning_budget=9)
+
+    def n_max(**fields) -> int | None:
+        form = asyncio.run(formats.open(hermes(), ChatCall(messages=USER, **fields)))
+        return form.reasoning and form.reasoning.n_max
+
+    assert n_max() == 9
+    assert n_max(reasoning_budget=4) == 4
+    assert n_max(reasoning_budget=-1) is None
+
+
+def test_the_service_passes_the_limit_on():
+    with serving(engine := hermes("Hello"), reasoning_budget=9) as client:
+        client.post(CHAT, {"messages": USER})
+        client.post(CHAT, {"messages": USER, "reasoning_effort": "none"})
+    assert [request.reasoning.n_max for request in engine.requests] == [9, 0]
 
 
 def test_the_service_gives_other_dialects_the_same_prompt():

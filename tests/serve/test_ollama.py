@@ -142,6 +142,7 @@ def test_every_option_reaches_the_model(client):
     endless = asked(client, options={"num_predict": -1, "seed": -1}, think=False)
     assert (endless.max_tokens, endless.sampling.seed) == (None, None)
     assert endless.template_arguments["enable_thinking"] is False
+    assert endless.reasoning_budget == 0
 
 
 def test_log_probabilities_come_with_the_text(client):

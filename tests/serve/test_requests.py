@@ -134,7 +134,10 @@ def test_tools_and_template_arguments_reach_the_template():
     assert (call.tool_choice, call.parallel_tool_calls) == (NamedTool("look"), False)
     assert call.template_arguments == {"reasoning_effort": "none", "enable_thinking": True}
     assert call.reasoning_budget == 7
-    assert chat(reasoning_budget=-1).reasoning_budget is None
+    assert chat(reasoning_budget=-1).reasoning_budget == -1
+    assert chat(reasoning_effort="none").reasoning_budget == 0
+    asked = {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}}
+    assert chat(**asked).reasoning_budget is None
 
 
 def test_earlier_calls_and_their_results_are_kept():

@@ -205,6 +205,7 @@ def test_every_field_reaches_the_model(client):
     assert (call.max_tokens, call.n_logprobs) == (9, 2)
     assert (call.sampling.temperature, call.sampling.top_p, call.sampling.seed) == (0.5, 0.25, 0)
     assert call.template_arguments["enable_thinking"] is False
+    assert call.reasoning_budget == 0
     assert call.constraint is not None
     assert (call.constraint.kind, json.loads(call.constraint.text)) == ("json_schema", SCHEMA)
     plain = asked(client, text={"format": {"type": "json_object"}}, reasoning={"effort": "high"})
