@@ -106,6 +106,7 @@ class EngineStats(msgspec.Struct, frozen=True):
         n_prompt_tokens: Tokens of prompts, those found in the cache included.
         n_cached_tokens: Of these, tokens that were found there.
         n_generated_tokens: Tokens generated.
+        n_computed_tokens: Tokens that went through the model, of prompts and answers.
         n_steps: Decode calls.
         n_pauses: Times that a request was set aside.
         n_slots: Requests that may run at once now.
@@ -125,6 +126,7 @@ class EngineStats(msgspec.Struct, frozen=True):
     n_prompt_tokens: int = 0
     n_cached_tokens: int = 0
     n_generated_tokens: int = 0
+    n_computed_tokens: int = 0
     n_steps: int = 0
     n_pauses: int = 0
     n_slots: int = 0

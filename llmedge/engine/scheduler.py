@@ -106,6 +106,7 @@ class Scheduler:
         self._in_decode: frozenset[int] = frozenset()
         self._adapters: Adapters = ()
         self._n_generated = 0
+        self._n_computed = 0
         self._n_steps = 0
         self._step_s = 0.0
         self._sampling_s = 0.0
@@ -133,6 +134,7 @@ class Scheduler:
             n_prompt_tokens=slots.n_prompt,
             n_cached_tokens=slots.n_cached,
             n_generated_tokens=self._n_generated,
+            n_computed_tokens=self._n_computed,
             n_steps=self._n_steps,
             n_pauses=slots.n_pauses,
             n_slots=slots.n_slots,
@@ -334,6 +336,7 @@ class Scheduler:
         self._n_steps += 1
         self._step_s += seconds
         if status is DecodeStatus.OK:
+            self._n_computed += plan.n_streams + plan.n_prompt
             self._pace.learn(plan.n_streams, plan.n_prompt, seconds)
         return status
 

@@ -9,7 +9,7 @@ import contextlib
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,7 +27,9 @@ from llmedge.engine.messages import (
     decode_for_parent,
     encode,
 )
+from llmedge.engine.patience import HangOptions, Patience
 from llmedge.host.interpreter import ChildDied, Interpreter, read_frame, write_frame
+from llmedge.host.process import read_cpu_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,15 +42,14 @@ class WatchOptions:
     """When a child is given up, and when it is started again.
 
     Attributes:
-        hang_s: Longest silence while there is work: more than one step may take, however slow the
-            machine; the child is then killed.
+        hang: How long it may be silent while there is work; it is then killed.
         first_delay_s: Wait before the first restart; each further one waits twice as long.
         max_delay_s: Longest wait.
         healthy_s: A child that lived so long begins the waits anew.
         max_load_deaths: Deaths in a row while loading after which it is not tried again.
     """
 
-    hang_s: float = 180.0
+    hang: HangOptions = field(default_factory=HangOptions)
     first_delay_s: float = 0.5
     max_delay_s: float = 30.0
     healthy_s: float = 60.0
@@ -162,7 +163,7 @@ class Supervisor:
     def _live(self) -> tuple[LlmedgeError, float | None]:
         """Run one child to its end; return what ended it, and how long the model was loaded."""
         try:
-            link = _Link(self._watch.hang_s, self._is_busy)
+            link = _Link(Patience(self._watch.hang, self._load.context.n_batch), self._pace)
         except OSError as error:
             return EngineError(f"the engine's process cannot be started: {error}"), None
         with self._lock:
@@ -202,8 +203,13 @@ class Supervisor:
                     self._on_message(message)
         return loaded_at, None
 
-    def _is_busy(self) -> bool:
-        return self._n_pending > 0 or self.state != "ready"
+    def _pace(self) -> tuple[bool, float | None]:
+        """Return whether the child has work, and what it took for a token so far."""
+        stats = self.stats
+        is_busy = self._n_pending > 0 or self.state != "ready"
+        if stats is None or not stats.n_computed_tokens:
+            return is_busy, None
+        return is_busy, stats.step_s / stats.n_computed_tokens
 
     def _change(self, state: EngineState, error: LlmedgeError | None) -> None:
         self.state = "loading" if state == "restarting" and self.info is None else state
@@ -215,12 +221,11 @@ class Supervisor:
 class _Link:
     """One child with the threads that write to it and watch it; read by who made it."""
 
-    def __init__(self, hang_s: float, is_busy: Callable[[], bool]) -> None:
+    def __init__(self, patience: Patience, pace: Callable[[], tuple[bool, float | None]]) -> None:
         self._child = Interpreter("llmedge.engine.worker", "enter", environment_without_secrets())
-        self._hang_s, self._is_busy = hang_s, is_busy
+        self._patience, self._pace = patience, pace
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._has_ended = threading.Event()
-        self._last_heard = time.monotonic()
         self._cause: LlmedgeError | None = None
         self._threads = [
             threading.Thread(target=target, name=f"engine-{name}", daemon=True)
@@ -250,7 +255,7 @@ class _Link:
         return message
 
     def heard(self) -> None:
-        self._last_heard = time.monotonic()
+        self._patience.heard()
 
     def kill(self) -> None:
         self._child.kill()
@@ -278,12 +283,16 @@ class _Link:
 
     def _watch(self) -> None:
         """Kill the child when it is silent for too long with work to do."""
-        while not self._has_ended.wait(min(1.0, self._hang_s / 4)):
-            if not self._is_busy():
+        last = time.monotonic()
+        while not self._has_ended.wait(self._patience.interval_s):
+            is_busy, token_s = self._pace()
+            if not is_busy:
                 self.heard()
-            silence_s = time.monotonic() - self._last_heard
-            if silence_s > self._hang_s:
-                self._give_up(f"the engine's process hangs: it was silent for {silence_s:.0f} s")
+            now = time.monotonic()
+            cause = self._patience.look(now - last, read_cpu_seconds(self.pid), token_s)
+            last = now
+            if cause:
+                self._give_up(f"the engine's process hangs: {cause}")
                 return
 
     def _give_up(self, cause: str) -> None:

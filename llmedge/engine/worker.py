@@ -17,7 +17,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, TypeVar
 
-from llmedge.core.errors import LlmedgeError, UsageError
+from llmedge.core.errors import LlmedgeError, ResourceError, UsageError
 from llmedge.engine.core import open_core
 from llmedge.engine.generation import Delta, Started
 from llmedge.engine.messages import (
@@ -260,5 +260,9 @@ def _attempt(work: Callable[[], ValueT]) -> ValueT | Failed:
         return work()
     except LlmedgeError as error:
         return Failed.of(error)
+    except MemoryError:
+        return Failed.of(
+            ResourceError("the engine's memory is used up", "try a shorter request, or again later")
+        )
     except Exception:  # noqa: BLE001 - a bug: it crosses the process border as text
         return Failed("RuntimeError", f"in the engine's process:\n{traceback.format_exc()}")

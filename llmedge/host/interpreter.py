@@ -13,8 +13,8 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
-from typing import TYPE_CHECKING, BinaryIO, cast
+import threading
+from typing import IO, TYPE_CHECKING, BinaryIO, cast
 
 from llmedge.core.closable import Closable
 
@@ -28,6 +28,7 @@ _ENTRY = (
 )
 _LAST_LINES = 8
 _LAST_BYTES = 1 << 16
+_LAST_WORDS_S = 1.0  # for what is in the pipe when a process has ended
 
 
 class ChildDied(Exception):  # noqa: N818 - what happened; callers say what it means
@@ -56,16 +57,16 @@ class Interpreter(Closable):
     def __init__(
         self, module: str, function: str, environment: Mapping[str, str] | None = None
     ) -> None:
-        self._stderr = tempfile.TemporaryFile(prefix="llmedge-", suffix=".stderr")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-c", _ENTRY, json.dumps(sys.path), module, function],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._stderr,
+            stderr=subprocess.PIPE,
             env=None if environment is None else dict(environment),
         )
         self.input = cast("BinaryIO", self._process.stdin)
         self.output = cast("BinaryIO", self._process.stdout)
+        self._last_words = _LastWords(cast("IO[bytes]", self._process.stderr))
 
     @property
     def pid(self) -> int:
@@ -85,20 +86,46 @@ class Interpreter(Closable):
     def close(self) -> None:
         """End it and close the pipes; no thread may be reading them any more."""
         self.kill()
-        for stream in (self.input, self.output, self._stderr):
+        for stream in (self.input, self.output):
             with contextlib.suppress(OSError):
                 stream.close()
+        self._last_words.join(_LAST_WORDS_S)
 
     def obituary(self) -> ChildDied | RuntimeError:
         """Wait for its end and tell the cause: `RuntimeError` is an exit, which is a bug."""
         code = self._process.wait()
-        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _LAST_BYTES))
-        text = self._stderr.read().decode("utf-8", "replace").strip()
+        self._last_words.join(_LAST_WORDS_S)
+        text = self._last_words.text
         if code < 0:
             return ChildDied(_signal_name(-code), "\n".join(text.splitlines()[-_LAST_LINES:]))
         if sys.platform == "win32" and code not in (0, 1):
             return ChildDied(f"code {code:#x}", "\n".join(text.splitlines()[-_LAST_LINES:]))
         return RuntimeError(f"a child process exited with code {code}:\n{text}")
+
+
+class _LastWords(threading.Thread):
+    """Reads what a child writes to stderr and keeps the end: a chatty library fills no disk.
+
+    Whatever the child has started may hold the pipe open longer than it lives; the thread then
+    reads on, and nobody waits for it.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        super().__init__(name="child-stderr", daemon=True)
+        self._stream = stream
+        self._kept = b""
+        self.start()
+
+    @property
+    def text(self) -> str:
+        """The end of what was written, so far."""
+        return self._kept.decode("utf-8", "replace").strip()
+
+    def run(self) -> None:
+        """Read to the end."""
+        with self._stream:
+            while part := os.read(self._stream.fileno(), _LAST_BYTES):
+                self._kept = (self._kept + part)[-_LAST_BYTES:]
 
 
 def take_streams() -> tuple[BinaryIO, BinaryIO]:

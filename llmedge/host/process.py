@@ -17,6 +17,15 @@ def is_running(pid: int) -> bool:
     return psutil.pid_exists(pid)
 
 
+def read_cpu_seconds(pid: int) -> float | None:
+    """Read the processor time that a process has used, or `None` when it is gone."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return None
+    return times.user + times.system
+
+
 def has_program(name: str) -> bool:
     """Whether a program with this name can be run."""
     return shutil.which(name) is not None

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from llmedge.runtime.model import Model
 
 _MAX_TEMPLATE_CHARS = 1 << 20
+_MAX_WORDS = 1000  # of a template's own, in an error
 
 Message = Mapping[str, Any]
 
@@ -63,7 +64,7 @@ class ChatTemplate:
             self._template = self._environment.compile_counted(source)
         except (jinja2.TemplateError, RecursionError, SyntaxError, MemoryError) as error:
             raise IntegrityError(
-                f"the model's chat template is broken: {error}",
+                f"the model's chat template is broken: {str(error)[:_MAX_WORDS]}",
                 "give a prompt without a template through /v1/completions",
             ) from None
 
@@ -125,12 +126,14 @@ class ChatTemplate:
                 if n_chars > MAX_TEXT:
                     raise IntegrityError(f"the chat template makes more than {MAX_TEXT} characters")
         except _MessageRefused as error:
-            raise UsageError(f"the model's chat template refuses the messages: {error}") from None
+            words = str(error)[:_MAX_WORDS]
+            raise UsageError(f"the model's chat template refuses the messages: {words}") from None
         except IntegrityError:
             raise
         except Exception as error:  # noqa: BLE001 - foreign code: anything may come out of it
             raise IntegrityError(
-                f"the model's chat template fails: {type(error).__name__}: {error}",
+                f"the model's chat template fails: {type(error).__name__}: "
+                f"{str(error)[:_MAX_WORDS]}",
                 "check the messages' roles and contents, or use /v1/completions",
             ) from None
         return "".join(parts)

@@ -119,6 +119,10 @@ class ConstraintFactory:
         try:
             self._unfinished = threading.Thread(target=run, name="compile", daemon=True)
             self._unfinished.start()
+        except RuntimeError as error:  # its stack is memory
+            raise ResourceError(
+                f"there is no memory to compile a constraint: {error}", "try again in a moment"
+            ) from None
         finally:
             threading.stack_size(before)
         self._unfinished.join(MAX_COMPILE_S)

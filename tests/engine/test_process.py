@@ -34,6 +34,7 @@ from llmedge.engine.generation import (
     TextPrompt,
     TokenPrompt,
 )
+from llmedge.engine.patience import HangOptions
 from llmedge.engine.process import EngineOptions, EngineProcess
 from llmedge.engine.scheduler import SchedulerOptions
 from llmedge.engine.supervisor import WatchOptions
@@ -319,7 +320,7 @@ def test_a_crash_fails_the_requests_that_ran_and_the_next_is_right(
 
 
 def test_a_process_that_hangs_is_replaced(smollm2: Path):
-    options = replace(OPTIONS, watch=replace(QUICK, hang_s=8.0))
+    options = replace(OPTIONS, watch=replace(QUICK, hang=HangOptions(still_s=3.0)))
     with EngineProcess.open(smollm2, "smollm2", options) as engine:
         os.kill(pid_of(engine), signal.SIGSTOP)
         (answer,) = ask(engine, chat("Are you there?"))
@@ -329,10 +330,25 @@ def test_a_process_that_hangs_is_replaced(smollm2: Path):
 
 
 def test_an_idle_engine_may_be_silent(smollm2: Path):
-    options = replace(OPTIONS, watch=replace(QUICK, hang_s=8.0))
+    options = replace(OPTIONS, watch=replace(QUICK, hang=HangOptions(still_s=3.0)))
     with EngineProcess.open(smollm2, "smollm2", options) as engine:
-        time.sleep(9)
+        time.sleep(5)
         assert (engine.state, engine.n_restarts) == ("ready", 0)
+
+
+def test_a_step_that_takes_longer_than_the_least_silence_is_no_hang(smollm2: Path):
+    hang = HangOptions(still_s=3.0, least_s=0.0, first_s=60.0, n_paces=8.0)
+    slow = replace(OPTIONS.context, n_batch=256, n_threads=1)
+    options = replace(OPTIONS, context=slow, watch=replace(QUICK, hang=hang))
+    with EngineProcess.open(smollm2, "smollm2", options) as engine:
+        for n_prompt in (20, 500):
+            prompt = TokenPrompt(list(range(100, 100 + n_prompt)))
+            (answer,) = ask(engine, Generation(prompt, max_tokens=2))
+            assert answer.error is None
+        assert engine.n_restarts == 0
+        _, token_s = engine._supervisor._pace()
+        assert token_s is not None
+        assert 0 < token_s < 10
 
 
 def test_a_model_that_dies_three_times_while_loading_is_given_up(smollm2: Path):

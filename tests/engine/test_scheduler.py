@@ -381,6 +381,9 @@ def test_times_and_counters_say_what_happened():
     stats = scheduler.stats
     assert stats.n_generated_tokens == len(text(first)) + len(text(second))
     assert stats.n_steps == len(backend.calls)
+    assert stats.n_computed_tokens == sum(
+        len(item.tokens) for call in backend.calls for item in call
+    )
     assert stats.step_s == stats.n_steps
     assert stats.sampling_s > 0
     assert END not in text(first)[:-1]

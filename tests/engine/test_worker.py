@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from llmedge.core.errors import ContextLengthError, IntegrityError
+from llmedge.core.errors import ContextLengthError, IntegrityError, ResourceError
 from llmedge.engine.generation import Finished, Generation, Started, TextPrompt
 from llmedge.engine.messages import (
     Cancel,
@@ -23,7 +23,7 @@ from llmedge.engine.messages import (
     encode,
 )
 from llmedge.engine.scheduler import SchedulerOptions
-from llmedge.engine.worker import enter
+from llmedge.engine.worker import _attempt, enter
 from llmedge.host.interpreter import Interpreter, read_frame, write_frame
 from llmedge.runtime.context import ContextOptions
 from llmedge.runtime.model import ModelOptions
@@ -121,6 +121,15 @@ def test_a_request_that_is_at_fault_fails_alone(child: Interpreter, tiny_model: 
     failed = answers[1]
     assert isinstance(failed, Failed)
     assert isinstance(failed.error(), ContextLengthError)
+
+
+def test_memory_that_is_used_up_is_the_trouble_of_one_request():
+    def work() -> None:
+        raise MemoryError
+
+    failed = _attempt(work)
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error(), ResourceError)
 
 
 def test_a_question_that_cannot_be_answered_ends_nothing(child: Interpreter, tiny_model: Path):

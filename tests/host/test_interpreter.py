@@ -1,7 +1,9 @@
 import io
 import os
 import struct
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -76,3 +78,41 @@ def test_a_frame_that_is_cut_off_is_the_end(data: bytes):
 def test_a_frame_larger_than_allowed_is_not_read():
     with pytest.raises(EOFError):
         read_frame(io.BytesIO(struct.pack("<Q", 1 << 62)), max_bytes=1 << 20)
+
+
+def chatter() -> None:
+    stream, output = take_streams()
+    read_frame(stream)
+    for _ in range(64):
+        os.write(2, b"warning\n" * (1 << 17))
+    os.write(2, b"the last\n")
+    write_frame(output, b"said")
+    read_frame(stream)
+    os.abort()
+
+
+def test_a_child_that_writes_megabytes_to_stderr_is_kept_short():
+    with Interpreter(__name__, "chatter") as child:
+        write_frame(child.input, b"")
+        assert read_frame(child.output) == b"said"  # nobody stalls it, 64 MiB later
+        assert len(child._last_words.text) <= 1 << 16
+        write_frame(child.input, b"")
+        end = child.obituary()
+    assert isinstance(end, ChildDied)
+    assert end.stderr.splitlines()[-1] == "the last"
+
+
+def leave_a_grandchild() -> None:
+    take_streams()
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(4)"])
+    os.write(2, b"gone\n")
+    os.abort()
+
+
+def test_who_holds_stderr_after_the_child_keeps_nobody_waiting():
+    start = time.monotonic()
+    with Interpreter(__name__, "leave_a_grandchild") as child:
+        end = child.obituary()
+    assert isinstance(end, ChildDied)
+    assert end.stderr == "gone"
+    assert time.monotonic() - start < 3.9

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmedge.core.errors import IntegrityError, UnsupportedError, UsageError
+from llmedge.core.errors import IntegrityError, LlmedgeError, UnsupportedError, UsageError
 from llmedge.runtime.chat_template import ChatTemplate
 from llmedge.runtime.model import Model, ModelOptions
 from tests.fakes import works_or_is_refused
@@ -94,6 +94,20 @@ def test_a_template_may_refuse_messages_in_its_own_words():
     source = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(UsageError, match="refuses the messages: roles must alternate"):
         render(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ raise_exception('<no>' * 100000) }}",
+        "{{ messages[0]['content' * 10000](1) }}",
+        "{% 'a' " + "b" * 100_000,
+    ],
+)
+def test_a_template_that_fails_does_so_in_few_words(source: str):
+    with pytest.raises(LlmedgeError) as refused:
+        render(source)
+    assert len(refused.value.message) < 1200
 
 
 @pytest.mark.parametrize("source", ["{% for %}", "{{ x", "{% endif %}", "{{" * 2000, "{% foo %}"])

@@ -1,12 +1,13 @@
 import contextlib
 import json
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from llmedge.core.errors import UnsupportedError, UsageError
+from llmedge.core.errors import ResourceError, UnsupportedError, UsageError
 from llmedge.runtime import constraint as module
 from llmedge.runtime.batch import Batch
 from llmedge.runtime.constraint import Constraint, ConstraintFactory, ConstraintKind
@@ -260,6 +261,18 @@ def test_a_compilation_without_an_end_is_left_alone(loaded: Model, monkeypatch: 
             factory.compile("regex", "a")
         factory._unfinished.join()
     monkeypatch.undo()
+    factory.compile("regex", "a")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="reserves no address space")
+def test_without_memory_for_a_thread_the_request_is_told_so_and_the_next_works(
+    factory: ConstraintFactory, monkeypatch: pytest.MonkeyPatch
+):
+    stack_bytes = module._STACK_BYTES
+    monkeypatch.setattr(module, "_STACK_BYTES", 1 << 46)  # no machine has it
+    with pytest.raises(ResourceError, match="no memory to compile"):
+        factory.compile("regex", "a")
+    monkeypatch.setattr(module, "_STACK_BYTES", stack_bytes)
     factory.compile("regex", "a")
 
 
