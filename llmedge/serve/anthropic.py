@@ -78,7 +78,7 @@ class _Handlers:
         call = prompt_call(wanted)
         engine = await unless_client_leaves(request, self._responder.model(wanted.model))
         n_tokens = await count_tokens(self._responder, engine, call)
-        return json_response({"input_tokens": n_tokens}, headers=ignored_header(ignored))
+        return json_response(schema.TokenCount(n_tokens), headers=ignored_header(ignored))
 
 
 def chat_call(wanted: schema.MessagesRequest) -> ChatCall:

@@ -10,6 +10,16 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
 
 class TextBlock(msgspec.Struct, tag_field="type", tag="text"):
     """Text."""
@@ -117,9 +127,10 @@ class ThinkingAdaptive(msgspec.Struct, tag_field="type", tag="adaptive"):
     """Think as much as it takes."""
 
 
-class JsonFormat(msgspec.Struct, tag_field="type", tag="json_schema"):
+class JsonFormat(msgspec.Struct):
     """JSON that a schema describes."""
 
+    type: Literal["json_schema"]  # the tag of a type that is in no union could be left out
     schema: dict[str, Any]
 
 
@@ -135,7 +146,7 @@ class CountRequest(msgspec.Struct, kw_only=True):
 
     messages: list[Message]
     model: str | None = None
-    system: str | list[TextBlock] | None = None
+    system: str | list[TextBlock | ImageBlock | DocumentBlock] | None = None
     tools: list[Tool] | None = None
     tool_choice: AutoChoice | AnyChoice | NamedChoice | NoChoice | None = None
     thinking: ThinkingOn | ThinkingOff | ThinkingAdaptive | None = None
@@ -193,3 +204,35 @@ class ErrorResponse(msgspec.Struct):
 
     error: ErrorBody
     type: Literal["error"] = "error"
+
+
+class TokenCount(msgspec.Struct):
+    """The answer to `POST /v1/messages/count_tokens`."""
+
+    input_tokens: int
+
+
+class StreamEvent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """An event of a streamed answer; its type says which fields it has."""
+
+    type: Literal[
+        "message_start",
+        "ping",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+        "error",
+    ]
+    message: AnswerMessage | UnsetType = UNSET
+    index: int | UnsetType = UNSET
+    content_block: AnswerBlock | UnsetType = UNSET
+    delta: dict[str, str | None] | UnsetType = UNSET
+    usage: MessageUsage | UnsetType = UNSET
+    error: ErrorBody | UnsetType = UNSET
+
+
+def error_of(status: int, message: str) -> ErrorResponse:
+    """Return an error with the name that its status has."""
+    return ErrorResponse(ErrorBody(_ERROR_TYPES.get(status, "api_error"), message))

@@ -21,13 +21,13 @@ from llmedge.serve.answer import (
 from llmedge.serve.anthropic_schema import (
     AnswerBlock,
     AnswerMessage,
-    ErrorBody,
     ErrorResponse,
     MessageUsage,
     StopReason,
     TextBlock,
     ThinkingBlock,
     ToolUseBlock,
+    error_of,
 )
 from llmedge.serve.call_fields import call_object
 from llmedge.serve.errors import error_response
@@ -41,16 +41,6 @@ if TYPE_CHECKING:
 
     from llmedge.engine.generation import GenerationReport
     from llmedge.serve.answer import Answer, Call, ChatPart, EndReason
-
-_ERROR_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,5 +203,4 @@ def _usage(report: GenerationReport) -> MessageUsage:
 
 
 def _error(error: LlmedgeError) -> ErrorResponse:
-    kind = _ERROR_TYPES.get(error_response(error).status_code, "api_error")
-    return ErrorResponse(ErrorBody(kind, error.message))
+    return error_of(error_response(error).status_code, error.message)

@@ -20,6 +20,7 @@ from llmedge.core.errors import (
     UnsupportedError,
     UsageError,
 )
+from llmedge.serve import anthropic_schema, ollama_schema
 from llmedge.serve.schema import ErrorBody, ErrorResponse
 
 if TYPE_CHECKING:
@@ -130,8 +131,7 @@ def _payload(message: str, kind: str, code: str | None) -> ErrorResponse:
 def _response(status: int, payload: ErrorResponse, path: str) -> Response:
     shaped: object = payload
     if path.startswith("/v1/messages"):
-        error = payload.error
-        shaped = {"type": "error", "error": {"type": error.type, "message": error.message}}
+        shaped = anthropic_schema.error_of(status, payload.error.message)
     elif path.startswith("/api/"):
-        shaped = {"error": payload.error.message}
+        shaped = ollama_schema.ErrorResponse(payload.error.message)
     return Response(msgspec.json.encode(shaped), status, media_type="application/json")

@@ -8,6 +8,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET
 from starlette.routing import Route
 
 import llmedge
@@ -68,18 +69,17 @@ class _Handlers:
             request, self._responder.model(request.query_params.get("model"))
         )
         info = engine.info
-        return json_response(
-            {
-                "model_alias": info.id,
-                "total_slots": info.n_slots,
-                "default_generation_settings": {"n_ctx": info.n_ctx},
-                "chat_template": info.chat_template,
-                "bos_token": info.bos,
-                "eos_token": info.eos,
-                "modalities": {"vision": False, "audio": False},
-                "build_info": f"llmedge {llmedge.__version__}",
-            }
+        props = schema.Props(
+            model_alias=info.id,
+            total_slots=info.n_slots,
+            default_generation_settings=schema.ContextSettings(info.n_ctx),
+            chat_template=info.chat_template,
+            bos_token=info.bos,
+            eos_token=info.eos,
+            modalities=schema.Modalities(),
+            build_info=f"llmedge {llmedge.__version__}",
         )
+        return json_response(props)
 
     async def lora_adapters(self, request: Request) -> Response:
         engine = await unless_client_leaves(
@@ -99,28 +99,28 @@ class _Handlers:
         tokens = await engine.tokenize(
             wanted.content, add_special=wanted.add_special, parse_special=wanted.parse_special
         )
-        listed: list[Any] = list(tokens)
+        listed: list[int | schema.TokenPiece] = list(tokens)
         if wanted.with_pieces:
             pieces = await engine.pieces(tokens)
             listed = [
-                {"id": token, "piece": _piece(piece)}
+                schema.TokenPiece(token, _piece(piece))
                 for token, piece in zip(tokens, pieces, strict=True)
             ]
-        return json_response({"tokens": listed}, headers=ignored_header(ignored))
+        return json_response(schema.TokenizeAnswer(listed), headers=ignored_header(ignored))
 
     async def detokenize(self, request: Request) -> Response:
         wanted, ignored = await read_request(request, schema.DetokenizeRequest)
         engine = await unless_client_leaves(request, self._responder.model(wanted.model))
         require_tokens(wanted.tokens, engine.info, "tokens")
         text = b"".join(await engine.pieces(wanted.tokens)).decode(errors="replace")
-        return json_response({"content": text}, headers=ignored_header(ignored))
+        return json_response(schema.DetokenizeAnswer(text), headers=ignored_header(ignored))
 
     async def apply_template(self, request: Request) -> Response:
         wanted, ignored = await read_request(request, schema.TemplateRequest)
         call = template_call(wanted)
         engine = await unless_client_leaves(request, self._responder.model(wanted.model))
         text = await engine.render(await self._responder.prompt(engine, call))
-        return json_response({"prompt": text}, headers=ignored_header(ignored))
+        return json_response(schema.TemplateAnswer(text), headers=ignored_header(ignored))
 
     async def embeddings(self, request: Request) -> Response:
         wanted, ignored = await read_request(request, schema.EmbeddingsRequest)
@@ -130,17 +130,13 @@ class _Handlers:
             engine, texts, dimensions=wanted.dimensions, embeds_anyway=self._embeds_anyway
         )
         vectors = await unless_client_leaves(request, work)
-        data: list[dict[str, Any]] = []
+        data: list[schema.EmbeddingItem] = []
         for index, vector in enumerate(vectors):
             values = normalised(vector.values, wanted.dimensions)
             encoded = _base64(values) if wanted.encoding_format == "base64" else values
-            data.append({"object": "embedding", "index": index, "embedding": encoded})
-        payload = {
-            "object": "list",
-            "data": data,
-            "model": engine.info.id,
-            "usage": _usage(sum(vector.n_tokens for vector in vectors)),
-        }
+            data.append(schema.EmbeddingItem(index, encoded))
+        usage = _usage(sum(vector.n_tokens for vector in vectors))
+        payload = schema.EmbeddingList(data=data, model=engine.info.id, usage=usage)
         return json_response(payload, headers=ignored_header(ignored))
 
     async def rerank(self, request: Request) -> Response:
@@ -156,19 +152,16 @@ class _Handlers:
         headers = ignored_header(ignored)
         if wanted.documents is None:
             return json_response(_plain_results(wanted, documents, scores, best), headers=headers)
-        results: list[dict[str, Any]] = []
-        for index in best:
-            result: dict[str, Any] = {"index": index, "relevance_score": scores[index].value}
-            if wanted.return_documents:
-                result["document"] = {"text": documents[index]}
-            results.append(result)
-        payload = {
-            "id": f"rerank-{secrets.token_hex(12)}",
-            "object": "list",
-            "model": engine.info.id,
-            "results": results,
-            "usage": _usage(sum(score.n_tokens for score in scores)),
-        }
+        results = [schema.RankedDocument(index, scores[index].value) for index in best]
+        if wanted.return_documents:
+            for result in results:
+                result.document = schema.Document(documents[result.index])
+        payload = schema.RerankAnswer(
+            id=f"rerank-{secrets.token_hex(12)}",
+            model=engine.info.id,
+            results=results,
+            usage=_usage(sum(score.n_tokens for score in scores)),
+        )
         return json_response(payload, headers=headers)
 
 
@@ -244,8 +237,8 @@ def _base64(values: Sequence[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
 
 
-def _usage(n_tokens: int) -> dict[str, int]:
-    return {"prompt_tokens": n_tokens, "total_tokens": n_tokens}
+def _usage(n_tokens: int) -> schema.PromptUsage:
+    return schema.PromptUsage(n_tokens, n_tokens)
 
 
 def _documents(wanted: schema.RerankRequest) -> list[str]:
@@ -265,10 +258,11 @@ def _best(scores: Sequence[Score], top_n: int | None) -> list[int]:
 
 def _plain_results(
     wanted: schema.RerankRequest, documents: Sequence[str], scores: Sequence[Score], best: list[int]
-) -> list[dict[str, Any]]:
+) -> list[schema.RankedText]:
     """Return results as text-embeddings-inference lists them."""
     return [
-        {"index": index, "score": scores[index].value}
-        | ({"text": documents[index]} if wanted.return_text else {})
+        schema.RankedText(
+            index, scores[index].value, documents[index] if wanted.return_text else UNSET
+        )
         for index in best
     ]

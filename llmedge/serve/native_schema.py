@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
@@ -95,3 +96,104 @@ class RerankRequest(msgspec.Struct, kw_only=True):
     top_n: int | None = None
     return_documents: bool | None = None
     return_text: bool | None = None
+
+
+class ContextSettings(msgspec.Struct):
+    """What a generation has unless it says otherwise."""
+
+    n_ctx: int
+
+
+class Modalities(msgspec.Struct):
+    """What can be sent beside text."""
+
+    vision: bool = False
+    audio: bool = False
+
+
+class Props(msgspec.Struct, kw_only=True):
+    """`GET /props`."""
+
+    model_alias: str
+    total_slots: int
+    default_generation_settings: ContextSettings
+    chat_template: str
+    bos_token: str
+    eos_token: str
+    modalities: Modalities
+    build_info: str
+
+
+class TokenPiece(msgspec.Struct):
+    """A token and its text, or its bytes where they are no text alone."""
+
+    id: int
+    piece: str | list[int]
+
+
+class TokenizeAnswer(msgspec.Struct):
+    """The answer to `POST /tokenize`."""
+
+    tokens: list[int | TokenPiece]
+
+
+class DetokenizeAnswer(msgspec.Struct):
+    """The answer to `POST /detokenize`."""
+
+    content: str
+
+
+class TemplateAnswer(msgspec.Struct):
+    """The answer to `POST /apply-template`."""
+
+    prompt: str
+
+
+class PromptUsage(msgspec.Struct):
+    """Tokens of a request that generates nothing."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingItem(msgspec.Struct):
+    """One vector: numbers, or in base64 their 32 bits each, little end first."""
+
+    index: int
+    embedding: list[float] | str
+    object: Literal["embedding"] = "embedding"
+
+
+class EmbeddingList(msgspec.Struct, kw_only=True):
+    """The answer to `POST /v1/embeddings`."""
+
+    data: list[EmbeddingItem]
+    model: str
+    usage: PromptUsage
+    object: Literal["list"] = "list"
+
+
+class RankedDocument(msgspec.Struct):
+    """A document's place in the list that was sent, and its score."""
+
+    index: int
+    relevance_score: float
+    document: Document | UnsetType = UNSET
+
+
+class RerankAnswer(msgspec.Struct, kw_only=True):
+    """The answer to `POST /v1/rerank` with `documents`."""
+
+    id: str
+    model: str
+    results: list[RankedDocument]
+    usage: PromptUsage
+    object: Literal["list"] = "list"
+
+
+class RankedText(msgspec.Struct):
+    """As `RankedDocument`, where the request said `texts`."""
+
+    index: int
+    score: float
+    text: str | UnsetType = UNSET

@@ -123,13 +123,13 @@ class _Handlers:
             engine, texts, dimensions=wanted.dimensions, embeds_anyway=self._embeds_anyway
         )
         vectors = await unless_client_leaves(request, work)
-        payload = {
-            "model": engine.info.id,
-            "embeddings": [normalised(vector.values, wanted.dimensions) for vector in vectors],
-            "total_duration": int(1e9 * (time.monotonic() - began_s)),
-            "load_duration": int(1e9 * (loaded_s - began_s)),
-            "prompt_eval_count": sum(vector.n_tokens for vector in vectors),
-        }
+        payload = schema.EmbedAnswer(
+            model=engine.info.id,
+            embeddings=[normalised(vector.values, wanted.dimensions) for vector in vectors],
+            total_duration=int(1e9 * (time.monotonic() - began_s)),
+            load_duration=int(1e9 * (loaded_s - began_s)),
+            prompt_eval_count=sum(vector.n_tokens for vector in vectors),
+        )
         return json_response(payload, headers=ignored_header(ignored))
 
     async def embeddings(self, request: Request) -> Response:
@@ -137,7 +137,8 @@ class _Handlers:
         engine = await unless_client_leaves(request, self._responder.model(wanted.model))
         work = embed_texts(engine, [wanted.prompt], embeds_anyway=self._embeds_anyway)
         (vector,) = await unless_client_leaves(request, work)
-        return json_response({"embedding": vector.values}, headers=ignored_header(ignored))
+        answer = schema.EmbeddingsAnswer(list(vector.values))
+        return json_response(answer, headers=ignored_header(ignored))
 
     async def show(self, request: Request) -> Response:
         wanted, ignored = await read_request(request, schema.ShowRequest)
@@ -150,7 +151,7 @@ class _Handlers:
     async def tags(self, request: Request) -> Response:
         del request
         models = [model_entry(model.info) for model in self._responder.models()]
-        return json_response({"models": models})
+        return json_response(schema.ModelListing(models))
 
     async def ps(self, request: Request) -> Response:
         del request
@@ -159,11 +160,11 @@ class _Handlers:
             for model in self._responder.models()
             if model.is_loaded
         ]
-        return json_response({"models": models})
+        return json_response(schema.ModelListing(models))
 
     async def version(self, request: Request) -> Response:
         del request
-        return json_response({"version": API_VERSION})
+        return json_response(schema.Version(API_VERSION))
 
 
 def require_context(options: schema.Options, engine: Engine) -> None:

@@ -22,7 +22,7 @@ from llmedge.serve.answer import (
 )
 from llmedge.serve.call_fields import call_object, logprob_entries
 from llmedge.serve.exchange import refusal
-from llmedge.serve.ollama_schema import Details, ModelEntry
+from llmedge.serve.ollama_schema import Details, ErrorResponse, ModelEntry, ModelFacts
 from llmedge.serve.stream import close
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ API_VERSION = "0.12.6"
 
 def refuse(error: LlmedgeError) -> Response:
     """Return the response for an error, with the status and headers that it has everywhere."""
-    return refusal(error, {"error": error.message})
+    return refusal(error, ErrorResponse(error.message))
 
 
 class OllamaAnswer:
@@ -84,7 +84,7 @@ class OllamaAnswer:
                     yield _line(payload)
         except LlmedgeError as error:
             # The status was sent long ago: the error is the stream's last line.
-            yield _line({"error": error.message})
+            yield _line(ErrorResponse(error.message))
         finally:
             await close(parts)
 
@@ -169,23 +169,21 @@ def model_entry(info: ModelInfo, *, is_running: bool = False) -> ModelEntry:
     return entry
 
 
-def show_model(info: ModelInfo) -> dict[str, Any]:
+def show_model(info: ModelInfo) -> ModelFacts:
     """Return all that is said of one model."""
     name = info.architecture
-    return {
-        "modelfile": "",
-        "parameters": "",
-        "template": info.chat_template,
-        "modified_at": _time(info.created),
-        "details": _details(info),
-        "model_info": {
+    return ModelFacts(
+        template=info.chat_template,
+        modified_at=_time(info.created),
+        details=_details(info),
+        model_info={
             "general.architecture": name,
             "general.parameter_count": info.n_params,
             f"{name}.context_length": info.n_ctx_train,
             f"{name}.embedding_length": info.n_embd,
         },
-        "capabilities": _capabilities(info),
-    }
+        capabilities=_capabilities(info),
+    )
 
 
 def _capabilities(info: ModelInfo) -> list[str]:
@@ -221,7 +219,7 @@ def _called(call: Call, index: int) -> dict[str, Any] | None:
     }
 
 
-def _line(payload: dict[str, Any]) -> bytes:
+def _line(payload: object) -> bytes:
     return msgspec.json.encode(payload) + b"\n"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class CalledFunction(msgspec.Struct):
@@ -144,3 +145,102 @@ class ModelEntry(msgspec.Struct, omit_defaults=True, kw_only=True):
     context_length: int | None = None
     size_vram: int | None = None
     expires_at: str | None = None
+
+
+class ModelListing(msgspec.Struct):
+    """The answer to `GET /api/tags` and `GET /api/ps`."""
+
+    models: list[ModelEntry]
+
+
+class ModelFacts(msgspec.Struct, kw_only=True):
+    """The answer to `POST /api/show`."""
+
+    template: str
+    modified_at: str
+    details: Details
+    model_info: dict[str, str | int]
+    capabilities: list[str]
+    modelfile: str = ""
+    parameters: str = ""
+
+
+class Version(msgspec.Struct):
+    """The answer to `GET /api/version`."""
+
+    version: str
+
+
+class MadeFunction(msgspec.Struct):
+    """A function with the arguments that the model gives it."""
+
+    index: int
+    name: str
+    arguments: dict[str, Any]
+
+
+class MadeCall(msgspec.Struct):
+    """A call in an answer."""
+
+    id: str
+    function: MadeFunction
+
+
+class AnswerMessage(msgspec.Struct, forbid_unknown_fields=True):
+    """The answer to a chat, or a part of it."""
+
+    role: Literal["assistant"]
+    content: str
+    thinking: str | UnsetType = UNSET
+    tool_calls: list[MadeCall] | UnsetType = UNSET
+
+
+class AnswerFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What both kinds of answers have; counts and times (in ns) are in the last part."""
+
+    model: str
+    created_at: str
+    done: bool
+    done_reason: Literal["stop", "length", "load"] | UnsetType = UNSET
+    logprobs: list[dict[str, Any]] | UnsetType = UNSET
+    total_duration: int | UnsetType = UNSET
+    load_duration: int | UnsetType = UNSET
+    prompt_eval_count: int | UnsetType = UNSET
+    prompt_eval_duration: int | UnsetType = UNSET
+    eval_count: int | UnsetType = UNSET
+    eval_duration: int | UnsetType = UNSET
+
+
+class ChatAnswer(AnswerFields, kw_only=True, forbid_unknown_fields=True):
+    """The answer to `POST /api/chat`, or a part of it."""
+
+    message: AnswerMessage
+
+
+class TextAnswer(AnswerFields, kw_only=True, forbid_unknown_fields=True):
+    """The answer to `POST /api/generate`, or a part of it."""
+
+    response: str
+    thinking: str | UnsetType = UNSET
+
+
+class EmbedAnswer(msgspec.Struct, kw_only=True):
+    """The answer to `POST /api/embed`."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int
+    load_duration: int
+    prompt_eval_count: int
+
+
+class EmbeddingsAnswer(msgspec.Struct):
+    """The answer to `POST /api/embeddings`."""
+
+    embedding: list[float]
+
+
+class ErrorResponse(msgspec.Struct):
+    """An error in Ollama's form; also the last line of a stream that breaks off."""
+
+    error: str

@@ -1,110 +1,43 @@
 """The endpoint's description in OpenAPI, made of the wire types themselves.
 
-Source: OpenAPI Specification 3.1.0.
+Source: OpenAPI Specification 3.2.0; its `itemSchema` describes what streams consist of.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import re
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
 import llmedge
-from llmedge.serve import answer_schema, schema
+from llmedge.serve import answer_schema
+from llmedge.serve.operations import OPERATIONS, Operation, WireType, alternatives
 
 _REF = "#/components/schemas/{name}"
+# Types of two dialects that share a name are told apart by their modules.
+_MODULE_PREFIX = b"llmedge.serve."
+_Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One method of one path.
+@functools.lru_cache(maxsize=1)
+def describe(model: str) -> _Json:
+    """Return the description of all operations.
 
-    Attributes:
-        method: In small letters.
-        path: With parameters in braces.
-        summary: One line.
-        request: Type of the body, where there is one.
-        response: Type of the answer; `None` for text.
-        streams: Whether it can answer with server-sent events.
-        errors: Statuses of errors that it can answer with.
-        is_open: Whether it asks for no API key.
+    Args:
+        model: Name of a model, for the examples.
     """
-
-    method: str
-    path: str
-    summary: str
-    request: type[msgspec.Struct] | None = None
-    response: type[msgspec.Struct] | None = None
-    streams: bool = False
-    errors: tuple[int, ...] = (400, 401, 403)
-    is_open: bool = False
-
-
-_GENERATION_ERRORS = (400, 401, 403, 404, 408, 413, 429, 500, 503, 504)
-
-OPERATIONS = (
-    Operation(
-        "post",
-        "/v1/chat/completions",
-        "Answer a chat.",
-        schema.ChatRequest,
-        answer_schema.ChatCompletion,
-        streams=True,
-        errors=_GENERATION_ERRORS,
-    ),
-    Operation(
-        "post",
-        "/v1/completions",
-        "Continue a text.",
-        schema.CompletionRequest,
-        answer_schema.TextCompletion,
-        streams=True,
-        errors=_GENERATION_ERRORS,
-    ),
-    Operation("get", "/v1/models", "List the models.", response=answer_schema.ModelList),
-    Operation(
-        "get",
-        "/v1/models/{id}",
-        "Describe a model.",
-        response=answer_schema.ModelCard,
-        errors=(400, 401, 403, 404),
-    ),
-    Operation(
-        "get",
-        "/health",
-        "Tell whether requests work.",
-        response=answer_schema.Health,
-        errors=(400, 403),
-        is_open=True,
-    ),
-    Operation(
-        "get",
-        "/ready",
-        "Tell whether to send requests now.",
-        response=answer_schema.Health,
-        errors=(400, 403),
-        is_open=True,
-    ),
-    Operation("get", "/metrics", "Measurements for Prometheus."),
-)
-
-
-@functools.cache
-def describe() -> dict[str, Any]:
-    """Return the description of all operations."""
-    types: list[Any] = [schema.ErrorResponse]
-    for operation in OPERATIONS:
-        types += [kind for kind in (operation.request, operation.response) if kind is not None]
-    types += [answer_schema.ChatChunk]
+    types = _wire_types()
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     refs = dict(zip(types, schemas, strict=True))
-    paths: dict[str, dict[str, Any]] = {}
+    paths: dict[str, _Json] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation, refs)
-    return {
-        "openapi": "3.1.0",
+        for path in operation.paths:
+            paths.setdefault(path, {})[operation.method] = _operation(operation, path, refs, model)
+    document: _Json = {
+        "openapi": "3.2.0",
         "info": {"title": "llmedge", "version": llmedge.__version__},
         "paths": paths,
         "components": {
@@ -117,40 +50,100 @@ def describe() -> dict[str, Any]:
         # The empty one: a server without keys asks for none.
         "security": [{}, {"bearer": []}, {"key": []}],
     }
+    return msgspec.json.decode(msgspec.json.encode(document).replace(_MODULE_PREFIX, b""))
 
 
-def _operation(operation: Operation, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "summary": operation.summary,
-        "responses": {
-            "200": {"description": "The answer.", "content": _answer(operation, refs)},
-            **{str(status): _error(status, refs) for status in operation.errors},
-        },
-    }
+def _wire_types() -> list[WireType]:
+    """Return each type once."""
+    given = [
+        kind
+        for op in OPERATIONS
+        for kind in (op.request, op.response, op.events, op.lines, op.error)
+        if kind is not None
+    ]
+    types = [kind for item in given for kind in alternatives(item)]
+    return list(dict.fromkeys([*types, answer_schema.Health]))
+
+
+def _schema(kind: WireType, refs: dict[WireType, _Json]) -> _Json:
+    schemas = [refs[one] for one in alternatives(kind)]
+    return {"anyOf": schemas} if len(schemas) > 1 else schemas[0]
+
+
+def _operation(operation: Operation, path: str, refs: dict[WireType, _Json], model: str) -> _Json:
+    responses = {str(status): _error(operation, status, refs) for status in operation.errors}
+    if operation.response is not None:
+        answer: _Json = {"description": "The answer.", "content": _answer(operation, refs)}
+        if operation.request is not None:
+            answer["headers"] = {
+                "X-Llmedge-Ignored": {
+                    "description": "Fields of the request that are not known.",
+                    "schema": {"type": "string"},
+                }
+            }
+        responses = {"200": answer, **responses}
+    described: _Json = {"summary": operation.summary, "responses": responses}
     if operation.is_open:
         described["security"] = []
-        body = {"application/json": {"schema": refs[answer_schema.Health]}}
-        described["responses"]["503"] = {"description": "They do not.", "content": body}
     if operation.request is not None:
-        body = {"application/json": {"schema": refs[operation.request]}}
-        described["requestBody"] = {"required": True, "content": body}
-    if "{id}" in operation.path:
-        described["parameters"] = [
-            {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
-        ]
+        body = {"schema": _schema(operation.request, refs), "examples": _examples(operation, model)}
+        described["requestBody"] = {"required": True, "content": {"application/json": body}}
+    if parameters := _parameters(operation, path):
+        described["parameters"] = parameters
     return described
 
 
-def _answer(operation: Operation, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-    if operation.response is None:
-        return {"text/plain": {"schema": {"type": "string"}}}
-    content: dict[str, Any] = {"application/json": {"schema": refs[operation.response]}}
-    if operation.streams:
-        event = {"type": "object", "properties": {"data": {"type": "string"}}}
-        content["text/event-stream"] = {"schema": event}
+def _examples(operation: Operation, model: str) -> _Json:
+    body = {"model": model, **(operation.example or {})}
+    if not (operation.events or operation.lines):
+        return {"example": {"value": body}}
+    return {
+        "whole": {"value": {**body, "stream": False}},
+        "streamed": {"value": {**body, "stream": True}},
+    }
+
+
+def _parameters(operation: Operation, path: str) -> list[_Json]:
+    text = {"type": "string"}
+    return [
+        *(
+            {"name": name, "in": "path", "required": True, "schema": text}
+            for name in re.findall(r"{(\w+)}", path)
+        ),
+        *({"name": name, "in": "query", "schema": text} for name in operation.query),
+    ]
+
+
+def _answer(operation: Operation, refs: dict[WireType, _Json]) -> _Json:
+    if operation.response is str:
+        return {"text/plain": {"schema": refs[str]}}
+    content: _Json = {"application/json": {"schema": _schema(operation.response, refs)}}
+    if operation.events is not None:
+        data: _Json = {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": _schema(operation.events, refs),
+        }
+        if operation.is_ended:
+            data = {"anyOf": [{"const": "[DONE]"}, data]}
+        event = {"type": "object", "properties": {"data": data}, "required": ["data"]}
+        content["text/event-stream"] = {"itemSchema": event}
+    if operation.lines is not None:
+        content["application/x-ndjson"] = {"itemSchema": _schema(operation.lines, refs)}
     return content
 
 
-def _error(status: int, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-    body = {"application/json": {"schema": refs[schema.ErrorResponse]}}
-    return {"description": f"An error ({status}).", "content": body}
+def _error(operation: Operation, status: int, refs: dict[WireType, _Json]) -> _Json:
+    is_unavailable = status == HTTPStatus.SERVICE_UNAVAILABLE
+    is_verdict = operation.is_open and is_unavailable
+    schema = refs[answer_schema.Health if is_verdict else operation.error]
+    content: _Json = {"application/json": {"schema": schema}}
+    if is_unavailable:  # uvicorn itself refuses connections beyond the limit
+        content["text/plain"] = {"schema": refs[str]}
+    described: _Json = {"description": HTTPStatus(status).phrase}
+    if operation.method != "head":
+        described["content"] = content
+    if is_unavailable or status == HTTPStatus.TOO_MANY_REQUESTS:
+        seconds = {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+        described["headers"] = {"Retry-After": seconds}
+    return described

@@ -95,8 +95,7 @@ class _Handlers:
         call = chat_call(wanted)
         engine = await unless_client_leaves(request, self._responder.model(wanted.model))
         n_tokens = await count_tokens(self._responder, engine, call)
-        payload = {"object": "response.input_tokens", "input_tokens": n_tokens}
-        return json_response(payload, headers=ignored_header(ignored))
+        return json_response(schema.InputTokens(n_tokens), headers=ignored_header(ignored))
 
 
 async def _write_all(writer: ResponseWriter, parts: AsyncIterator[ChatPart]) -> None:

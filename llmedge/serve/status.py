@@ -86,7 +86,7 @@ class Status:
     async def openapi(self, request: Request) -> Response:
         """`GET /openapi.json`."""
         del request
-        return _json(describe())
+        return _json(describe(self._pool.models()[0].info.id))
 
     def _card(self, model: ServedModel) -> wire.ModelCard:
         info = model.info

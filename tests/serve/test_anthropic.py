@@ -344,3 +344,12 @@ def test_anthropics_client_understands_all_of_it(anthropic):
         assert sdk.messages.count_tokens(model=MODEL, messages=HI["messages"]).input_tokens == 13
         with pytest.raises(anthropic.NotFoundError):
             sdk.messages.create(model="claude", max_tokens=9, messages=HI["messages"])
+
+
+@pytest.mark.parametrize(
+    "untyped", [{"output_config": {"format": {"schema": {}}}}, {"system": [{"text": "x"}]}]
+)
+def test_a_part_that_does_not_say_its_type_is_refused(client, untyped: dict[str, object]):
+    status, answer = client.post("/v1/messages", {**HI, **untyped})
+    assert status == 400
+    assert "type" in answer["error"]["message"]

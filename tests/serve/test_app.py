@@ -1,9 +1,12 @@
 """The endpoint over a fake engine: real HTTP on a socket, a real uvicorn on a thread."""
 
 import asyncio
+import http.client
 import json
 import socket
+import statistics
 import threading
+import time
 
 import pytest
 from starlette.applications import Starlette
@@ -219,6 +222,19 @@ def test_a_client_that_leaves_cancels_its_generation_and_is_no_bug(
         wait_until(lambda: engine.n_cancelled == 1)
         assert client.get("/health")[0] == 200
     assert "bug in" not in caplog.text
+
+
+def test_an_answer_does_not_wait_for_the_client_to_confirm_its_head(client: Client):
+    connection = http.client.HTTPConnection(client.host, timeout=20)
+    took_s = []
+    for _ in range(15):
+        start = time.monotonic()
+        connection.request("GET", "/health")
+        assert connection.getresponse().read()
+        took_s.append(time.monotonic() - start)
+    connection.close()
+    # The confirmation is sent after 40 ms.
+    assert statistics.median(took_s) < 0.03
 
 
 def test_a_port_that_is_taken_is_a_usage_error(client: Client):
