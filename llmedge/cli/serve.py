@@ -44,6 +44,24 @@ class EndpointFlags:
         list[str] | None,
         typer.Option(help="A web page that may ask: http://localhost:3000.", show_default=False),
     ] = None
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name of the only model in requests.", show_default=False),
+    ] = None
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Tokens of an answer whose request does not say; the context's end by default.",
+            show_default=False,
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Seed of requests that name none; each another by default.", show_default=False
+        ),
+    ] = None
     max_queue: Annotated[
         int, typer.Option(min=0, max=10_000, help="Requests that may wait; more are told to retry.")
     ] = 64
@@ -126,6 +144,7 @@ class EndpointFlags:
     def serve_options(self, run: RunFlags, settings: Settings) -> ServeOptions:
         """Return how to serve."""
         from llmedge.serve.limits import Limits
+        from llmedge.serve.served import Defaults
         from llmedge.serve.server import ServeOptions
 
         return ServeOptions(
@@ -143,11 +162,12 @@ class EndpointFlags:
             ttl_s=self.ttl,
             n_draft=self._n_draft(),
             draft_path=model_path(self.draft_model) if self.draft_model else None,
-            reasoning_budget=self.reasoning_budget,
             loras=self._loras(),
             tls_cert=self.tls_cert,
             tls_key=self.tls_key,
             socket_path=self.socket,
+            aliases=tuple(self.alias or ()),
+            defaults=Defaults(self.max_tokens, self.seed, self.reasoning_budget),
         )
 
     def _loras(self) -> tuple[LoraOptions, ...]:

@@ -51,7 +51,24 @@ class UsageError(LlmedgeError):
 
 
 class ContextLengthError(UsageError):
-    """A prompt that is longer than the context."""
+    """A prompt that is longer than the context.
+
+    Attributes:
+        n_prompt: Tokens of the prompt; `None` where it was refused before they were counted.
+        n_ctx: Tokens that the context holds; `None` where that was not what was exceeded.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        *,
+        n_prompt: int | None = None,
+        n_ctx: int | None = None,
+    ) -> None:
+        super().__init__(message, hint)
+        self.n_prompt = n_prompt
+        self.n_ctx = n_ctx
 
 
 class NotFoundError(LlmedgeError):

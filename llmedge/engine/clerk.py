@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 # Long runs of spaces are one token in some vocabularies; whole texts of them are not.
 _MAX_CHARS_PER_TOKEN = 32
 _PLACE = re.compile(r"\{(query|document)\}")
+# So few are tokenized in milliseconds, and then the error says how many tokens they are.
+_ALWAYS_COUNTED_CHARS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +95,21 @@ class Clerk:
             raise ContextLengthError(
                 f"the prompt has {len(tokens)} tokens, the context holds {self._n_ctx}",
                 "shorten the prompt, or start with a larger --ctx",
+                n_prompt=len(tokens),
+                n_ctx=self._n_ctx,
             )
         matcher = StopMatcher(request.stop)
         constraint = None
         if request.constraint is not None:
             constraint = self._constraints.compile(request.constraint.kind, request.constraint.text)
         limit = request.reasoning
-        watch = ReasoningWatch(limit, self._inside(limit.closing)) if limit else None
         sampler = LlamaSampler(
-            self._context, request.sampling, constraint, request.n_logprobs, watch
+            self._context,
+            request.sampling,
+            constraint,
+            request.n_logprobs,
+            ReasoningWatch(limit, self._inside(limit.closing)) if limit else None,
+            tells_after=request.tells_chances_after,
         )
         return Prepared(request, tokens, adapters, sampler, matcher)
 
@@ -234,10 +242,11 @@ class Clerk:
 
         Tokenizing megabytes takes seconds, and nothing can stop it.
         """
-        if n_chars > _MAX_CHARS_PER_TOKEN * self._n_ctx:
+        if n_chars > max(_MAX_CHARS_PER_TOKEN * self._n_ctx, _ALWAYS_COUNTED_CHARS):
             raise ContextLengthError(
                 f"the prompt has {n_chars} characters, the context holds {self._n_ctx} tokens",
                 "shorten the prompt, or start with a larger --ctx",
+                n_ctx=self._n_ctx,
             )
 
     def _require_known(self, tokens: list[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,14 @@ from llmedge.engine.clerk import Clerk, Prepared
 from llmedge.engine.draft import PromptLookup
 from llmedge.engine.embedding_core import EmbeddingCore
 from llmedge.engine.engine import AdapterInfo, ModelInfo
-from llmedge.engine.generation import Delta, Finished, FinishReason, GenerationReport, Started
+from llmedge.engine.generation import (
+    Delta,
+    Finished,
+    FinishReason,
+    GenerationReport,
+    Progress,
+    Started,
+)
 from llmedge.engine.llama_backend import LlamaBackend
 from llmedge.engine.llama_drafter import LlamaDrafter
 from llmedge.engine.messages import Answer, Failed, Load, Submit
@@ -130,6 +138,7 @@ class EngineCore(Closable):
             end_tokens=ends if request.ignore_end else ends | self._end_tokens,
             cache_key=request.cache_key,
             adapters=prepared.adapters,
+            caches=request.caches,
             drafts=PromptLookup(self._n_lookup) if self._n_lookup else None,
         )
         self._scheduler.add(sequence)
@@ -163,8 +172,11 @@ class EngineCore(Closable):
         Raises:
             EngineError: Nothing can be computed any more.
         """
-        answers: list[tuple[int, Answer]] = []
-        for outcome in self._scheduler.step():
+        outcomes = self._scheduler.step()
+        answers: list[tuple[int, Answer]] = [
+            (id_, progress) for id_, run in self._runs.items() for progress in run.progress()
+        ]
+        for outcome in outcomes:
             run = self._runs.get(outcome.sequence.id)
             if run is not None:
                 self._absorb(run, outcome, answers)
@@ -189,7 +201,7 @@ class EngineCore(Closable):
             self._drop(id_)
             return
         delta, reason = run.take(outcome, self._vocab.piece)
-        if delta.text or delta.chances:
+        if delta.text or delta.chances or delta.tokens:
             answers.append((id_, delta))
         if reason is not None:
             answers.append((id_, Finished(run.report(reason))))
@@ -208,13 +220,14 @@ class EngineCore(Closable):
 class _Run:
     """One request on its way to its text."""
 
-    __slots__ = ("_detokenizer", "_matcher", "_shows_special", "sampler", "sequence")
+    __slots__ = ("_detokenizer", "_matcher", "_n_told", "_request", "sampler", "sequence")
 
     def __init__(self, sequence: Sequence, prepared: Prepared) -> None:
         self.sequence = sequence
         self.sampler = prepared.sampler
         self._matcher = prepared.matcher
-        self._shows_special = prepared.request.shows_special
+        self._request = prepared.request
+        self._n_told = -1
         self._detokenizer = GraphemeDetokenizer()
 
     def take(
@@ -223,15 +236,31 @@ class _Run:
         """Return what a step adds to the text, and why that was the end, if it was."""
         token, reason, text, is_stopped = outcome.token, outcome.finish_reason, "", False
         chances = self.sampler.take_chance() if token is not None else []
+        tokens: list[int] = []
         if token is not None and token not in self.sequence.end_tokens:
-            data = piece(token, special=self._shows_special)
+            tokens = [token] if self._request.tells_tokens else []
+            data = piece(token, special=self._request.shows_special)
             text, is_stopped = self._matcher.feed(self._detokenizer.feed(data))
         elif token is not None:
             chances = []
         if reason is not None and not is_stopped:
             rest, is_stopped = self._matcher.feed(self._detokenizer.finish())
             text += rest if is_stopped else rest + self._matcher.finish()
-        return Delta(text, chances), "stop" if is_stopped else reason
+        so_far = self.report("length") if self._request.tells_times else None
+        return Delta(text, chances, tokens, so_far), "stop" if is_stopped else reason
+
+    def progress(self) -> list[Progress]:
+        """Return how far the prompt is, where that is wanted and news."""
+        sequence = self.sequence
+        if not self._request.tells_progress or sequence.started_s is None:
+            return []
+        seconds = time.perf_counter() - sequence.started_s
+        told: list[Progress] = []
+        for n_done in (sequence.n_cached, min(sequence.n_computed, sequence.n_prompt)):
+            if n_done > self._n_told:
+                told.append(Progress(sequence.n_prompt, sequence.n_cached, n_done, seconds))
+                self._n_told = n_done
+        return told
 
     def report(self, reason: FinishReason) -> GenerationReport:
         """Say what the request took."""

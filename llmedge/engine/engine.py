@@ -160,7 +160,7 @@ class Engine(Protocol):
         ...
 
     def generate(self, request: Generation) -> AsyncIterator[Event]:
-        """Run a request: one `Started`, any number of `Delta`, one `Finished`.
+        """Run a request: one `Started`, any number of `Progress` and `Delta`, one `Finished`.
 
         Closing the iterator, or cancelling who waits for it, stops the computation at once.
         """

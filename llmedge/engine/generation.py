@@ -97,6 +97,11 @@ class Generation(msgspec.Struct, frozen=True):
             not used. Empty uses all as they were loaded.
         cache_key: Only requests with the same key share cached prefixes.
         reasoning: How much of the text may be reasoning; `None` has no bound.
+        caches: Use cached prefixes, and leave one.
+        tells_chances_after: The chances are those after the samplers, of the tokens they leave.
+        tells_tokens: Say the tokens of each part of the text.
+        tells_progress: Say how far the prompt is.
+        tells_times: Say with each part of the text what it took so far.
     """
 
     prompt: Prompt
@@ -111,10 +116,15 @@ class Generation(msgspec.Struct, frozen=True):
     adapters: tuple[tuple[str | int, float], ...] = ()
     cache_key: str = ""
     reasoning: ReasoningLimit | None = None
+    caches: bool = True
+    tells_chances_after: bool = False
+    tells_tokens: bool = False
+    tells_progress: bool = False
+    tells_times: bool = False
 
 
 class TokenChance(msgspec.Struct, frozen=True, array_like=True):
-    """A token and how likely it was, over the whole vocabulary, before any filter.
+    """A token and how likely it was: over the whole vocabulary, unless it was asked otherwise.
 
     Attributes:
         token: Its id.
@@ -171,14 +181,33 @@ class Started(msgspec.Struct, frozen=True, tag=True, array_like=True):
     n_prompt: int
 
 
+class Progress(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """How far a prompt is, where that was wanted: told first when it begins, last when it is done.
+
+    Attributes:
+        n_prompt: Its tokens.
+        n_cached: Of these, tokens that were there already.
+        n_done: Of these, tokens that are there now.
+        seconds: Since it was begun.
+    """
+
+    n_prompt: int
+    n_cached: int
+    n_done: int
+    seconds: float
+
+
 class Delta(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The next part of a text: whole characters, and the tokens behind it where they were wanted.
 
     The text may be empty where tokens were, and lag behind them while a stop text could begin.
+    `report` is what the text took so far, where that was wanted.
     """
 
     text: str
     chances: list[TokenChances] = []
+    tokens: list[int] = []
+    report: GenerationReport | None = None
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -187,4 +216,4 @@ class Finished(msgspec.Struct, frozen=True, tag=True, array_like=True):
     report: GenerationReport
 
 
-Event: TypeAlias = Started | Delta | Finished
+Event: TypeAlias = Started | Progress | Delta | Finished

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from heapq import nlargest
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from llmedge.core.closable import Closable
@@ -11,7 +13,7 @@ from llmedge.engine.backend import Adapters, BatchItem, Cuts, DecodeStatus
 from llmedge.engine.generation import TokenChance, TokenChances
 from llmedge.runtime.batch import Batch
 from llmedge.runtime.context import Context, DecodeResult
-from llmedge.runtime.logprobs import log_probs
+from llmedge.runtime.logprobs import LogProbs, log_probs
 from llmedge.runtime.lora import Lora, set_loras
 from llmedge.runtime.sampler import SamplerChain
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
     from llmedge.engine.reasoning import ReasoningWatch
     from llmedge.runtime.constraint import Constraint
-    from llmedge.runtime.logprobs import LogProbs
     from llmedge.runtime.sampler import SamplingOptions
 
 _STATUS = {
@@ -125,6 +126,7 @@ class LlamaSampler(Closable):
         constraint: What the text must be; `None` lets it be anything.
         n_logprobs: How many of the likeliest tokens to note beside the chosen; `None` notes none.
         reasoning: Ends the text's reasoning in time; `None` lets it be.
+        tells_after: Note how likely tokens are after the samplers, not before.
     """
 
     def __init__(
@@ -134,6 +136,8 @@ class LlamaSampler(Closable):
         constraint: Constraint | None = None,
         n_logprobs: int | None = None,
         reasoning: ReasoningWatch | None = None,
+        *,
+        tells_after: bool = False,
     ) -> None:
         """Set the samplers up; computes nothing.
 
@@ -146,6 +150,7 @@ class LlamaSampler(Closable):
         self._constraint = constraint
         self._n_logprobs = n_logprobs
         self._reasoning = reasoning
+        self._tells_after = tells_after
         self._chances: deque[TokenChances] = deque()
 
     def sample(self, index: int) -> int:
@@ -171,18 +176,26 @@ class LlamaSampler(Closable):
         if forced is None and constraint is None and n_logprobs is None:
             return self._chain.sample(self._context, index)
         row = self._context.logits_at(index)
-        given = row.copy() if constraint is not None and n_logprobs is not None else row
+        tells_after = n_logprobs is not None and self._tells_after
+        needs_copy = constraint is not None and n_logprobs is not None and not tells_after
+        given = row.copy() if needs_copy else row
+        after: dict[int, float] = {}
         if forced is not None:
             token = forced
             self._chain.accept(token)
+            after = {token: 0.0}
         else:
             if constraint is not None:
                 constraint.mask(row)
-            token = self._chain.sample(self._context, index)
+            if tells_after:
+                token, after = self._chain.sample_from(row)
+            else:
+                token = self._chain.sample(self._context, index)
         if constraint is not None:
             constraint.accept(token)
         if n_logprobs is not None:
-            self._note(log_probs(given, token, n_logprobs), token)
+            step = _largest(after, token, n_logprobs) if tells_after else None
+            self._note(step or log_probs(given, token, n_logprobs), token)
         return token
 
     def _note(self, step: LogProbs, token: int) -> None:
@@ -190,3 +203,8 @@ class LlamaSampler(Closable):
         chosen = TokenChance(token, piece(token, special=True), step.chosen)
         top = [TokenChance(other, piece(other, special=True), value) for other, value in step.top]
         self._chances.append(TokenChances(chosen, top))
+
+
+def _largest(left: dict[int, float], token: int, n: int) -> LogProbs:
+    """Return what the samplers left of the likeliest tokens, beside the chosen one's."""
+    return LogProbs(left[token], tuple(nlargest(n, left.items(), itemgetter(1))))

@@ -64,4 +64,5 @@ def _joined(words: Iterable[Word]) -> Iterable[Word]:
             continue
         deltas = [word for word in group if isinstance(word, Delta)]
         chances = [chance for delta in deltas for chance in delta.chances]
-        yield Delta("".join(delta.text for delta in deltas), chances)
+        tokens = [token for delta in deltas for token in delta.tokens]
+        yield Delta("".join(d.text for d in deltas), chances, tokens, deltas[-1].report)

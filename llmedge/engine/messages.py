@@ -14,9 +14,9 @@ from typing import TypeAlias
 import msgspec
 
 from llmedge.core import errors
-from llmedge.core.errors import LlmedgeError, UsageError
+from llmedge.core.errors import ContextLengthError, LlmedgeError, UsageError
 from llmedge.engine.engine import Embedding, EngineStats, ModelInfo, Score  # noqa: TC001
-from llmedge.engine.generation import ChatPrompt, Delta, Finished, Generation, Started
+from llmedge.engine.generation import ChatPrompt, Delta, Finished, Generation, Progress, Started
 from llmedge.engine.scheduler import SchedulerOptions  # noqa: TC001
 from llmedge.runtime.context import ContextOptions  # noqa: TC001
 from llmedge.runtime.model import ModelOptions  # noqa: TC001
@@ -136,22 +136,32 @@ class Failed(msgspec.Struct, frozen=True, tag=True, array_like=True):
         kind: The class's name; another than those known is a bug in the child.
         message: What is wrong.
         hint: What to do next.
+        n_prompt: Tokens of a prompt that is too long.
+        n_ctx: Tokens that the context holds.
     """
 
     kind: str
     message: str
     hint: str = ""
+    n_prompt: int | None = None
+    n_ctx: int | None = None
 
     @classmethod
     def of(cls, error: BaseException) -> Failed:
         """Take an error apart; one that is not ours is a bug, and goes by `RuntimeError`."""
         if isinstance(error, LlmedgeError):
             message = error.message.encode("utf-8", "replace").decode()
-            return cls(type(error).__name__, message, error.hint)
+            failed = cls(type(error).__name__, message, error.hint)
+            if isinstance(error, ContextLengthError):
+                return msgspec.structs.replace(failed, n_prompt=error.n_prompt, n_ctx=error.n_ctx)
+            return failed
         return cls("RuntimeError", f"in the engine: {type(error).__name__}: {error}")
 
     def error(self) -> Exception:
         """Return what was raised, to be raised again."""
+        if self.kind == ContextLengthError.__name__:
+            counts = {"n_prompt": self.n_prompt, "n_ctx": self.n_ctx}
+            return ContextLengthError(self.message, self.hint, **counts)
         known = _ERRORS.get(self.kind)
         return RuntimeError(self.message) if known is None else known(self.message, self.hint)
 
@@ -168,7 +178,7 @@ class Scores(msgspec.Struct, frozen=True, tag=True, array_like=True):
     value: list[Score]
 
 
-Answer: TypeAlias = Started | Delta | Finished | Failed | Embeddings | Scores
+Answer: TypeAlias = Started | Progress | Delta | Finished | Failed | Embeddings | Scores
 
 
 class Loading(msgspec.Struct, frozen=True, tag=True):

@@ -15,7 +15,15 @@ import msgspec
 from llmedge.core.closable import Closable
 from llmedge.core.errors import EngineError, LlmedgeError
 from llmedge.engine.engine import Embedding, EngineStats, ModelInfo, Score
-from llmedge.engine.generation import ChatPrompt, Delta, Event, Finished, Generation, Started
+from llmedge.engine.generation import (
+    ChatPrompt,
+    Delta,
+    Event,
+    Finished,
+    Generation,
+    Progress,
+    Started,
+)
 from llmedge.engine.mailbox import Mailbox, Word
 from llmedge.engine.messages import (
     Answer,
@@ -177,7 +185,7 @@ class EngineProcess(Closable):
         try:
             while True:
                 word = await box.take()
-                if not isinstance(word, Started | Delta | Finished):
+                if not isinstance(word, Started | Progress | Delta | Finished):
                     raise EngineError("the engine's process says what was not asked")
                 yield word
                 if isinstance(word, Finished):
@@ -302,7 +310,7 @@ class EngineProcess(Closable):
             box = self._boxes.get(id_)
             if box is None:
                 continue
-            if not isinstance(word, Started | Delta):
+            if not isinstance(word, Started | Progress | Delta):
                 self._forget(id_)
             said = word.error() if isinstance(word, Failed) else word
             batches.setdefault(box.loop, []).append((box, said))

@@ -22,6 +22,7 @@ from llmedge.engine.drafter import Wish
 from llmedge.engine.engine import EngineStats
 from llmedge.engine.kv_cache import KvCache
 from llmedge.engine.pace import Pace
+from llmedge.engine.plan import Plan
 from llmedge.engine.sequence import Outcome
 from llmedge.engine.slots import Slots
 
@@ -46,22 +47,6 @@ class SchedulerOptions:
 
     n_slots: int = 4
     max_state_bytes: int = 64 << 20
-
-
-class _Plan:
-    """What one decode call is asked for."""
-
-    __slots__ = ("items", "n_prompt", "n_streams", "sequences")
-
-    def __init__(self) -> None:
-        self.items: list[BatchItem] = []
-        self.sequences: list[Sequence] = []
-        self.n_streams = 0
-        self.n_prompt = 0
-
-    def add(self, sequence: Sequence, tokens: list[int], n_outputs: int) -> None:
-        self.items.append(BatchItem(sequence.seq_id, tokens, sequence.n_computed, n_outputs))
-        self.sequences.append(sequence)
 
 
 class Scheduler:
@@ -160,6 +145,8 @@ class Scheduler:
                 f"the prompt has {sequence.n_prompt} tokens, the context holds "
                 f"{self._backend.n_cells}",
                 "shorten the prompt, or start with a larger --ctx",
+                n_prompt=sequence.n_prompt,
+                n_ctx=self._backend.n_cells,
             )
         sequence.energy_j = math.nan if self._take_joules is None else 0.0
         self._slots.add(sequence)
@@ -228,10 +215,10 @@ class Scheduler:
             elif not self._slots.pause_youngest():
                 return [self._give_up(plan.sequences[0])]
 
-    def _plan(self, most: int) -> _Plan:
+    def _plan(self, most: int) -> Plan:
         """Choose the next batch: one token of each stream, and a share of the prompts."""
         while True:
-            plan = _Plan()
+            plan = Plan()
             ready = self._turn()
             streams = [sequence for sequence in ready if sequence.n_left == 1]
             prompts = [sequence for sequence in ready if sequence.n_left > 1]
@@ -264,7 +251,7 @@ class Scheduler:
         self._backend.use_adapters(self._adapters)
         return [sequence for sequence in ready if sequence.adapters == self._adapters]
 
-    def _add_prompts(self, plan: _Plan, prompts: list[Sequence], share: int) -> None:
+    def _add_prompts(self, plan: Plan, prompts: list[Sequence], share: int) -> None:
         for sequence in prompts:
             if share <= 0:
                 return
@@ -322,7 +309,7 @@ class Scheduler:
             ),
         )
 
-    def _decode(self, plan: _Plan) -> DecodeStatus:
+    def _decode(self, plan: Plan) -> DecodeStatus:
         self._in_decode = frozenset(sequence.id for sequence in plan.sequences)
         if self._take_joules is not None:
             for item, sequence in zip(plan.items, plan.sequences, strict=True):
@@ -340,7 +327,7 @@ class Scheduler:
             self._pace.learn(plan.n_streams, plan.n_prompt, seconds)
         return status
 
-    def _advance(self, plan: _Plan) -> list[Outcome]:
+    def _advance(self, plan: Plan) -> list[Outcome]:
         """Note what was computed, and sample from it."""
         for item, sequence in zip(plan.items, plan.sequences, strict=True):
             self._kv.commit(sequence, len(item.tokens))

@@ -26,6 +26,7 @@ class Sequence:
         end_tokens: Tokens that end it.
         cache_key: Only sequences with the same key share prefixes.
         adapters: LoRA adapters by name, with their scales; prefixes are shared with the same only.
+        caches: Share prefixes at all; another that does not is none of its kind.
         drafts: Guesses tokens ahead; `None` does not.
         n_prompt: Tokens of the prompt.
         n_cached: Of these, tokens that were in the kv cache when it began.
@@ -53,6 +54,7 @@ class Sequence:
     end_tokens: frozenset[int] = frozenset()
     cache_key: str = ""
     adapters: Adapters = ()
+    caches: bool = True
     drafts: PromptLookup | None = None
     n_prompt: int = field(init=False)
     n_cached: int = 0
@@ -75,9 +77,9 @@ class Sequence:
         self.n_prompt = len(self.tokens)
 
     @property
-    def prefix_key(self) -> tuple[str, Adapters]:
+    def prefix_key(self) -> tuple[str, Adapters, int | None]:
         """What is equal where prefixes may be shared."""
-        return self.cache_key, self.adapters
+        return self.cache_key, self.adapters, None if self.caches else self.id
 
     @property
     def n_generated(self) -> int:

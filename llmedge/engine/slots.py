@@ -85,8 +85,10 @@ class Slots:
             self._waiting.remove(sequence)
             return
         self.running.remove(sequence)
-        if sequence.seq_id >= 0:
+        if sequence.seq_id >= 0 and sequence.caches:
             self._kv.retire(sequence)
+        elif sequence.seq_id >= 0:
+            self._kv.release(sequence)
 
     def fill(self) -> None:
         """Let in who fits; give cells to those who waited for another's prompt."""

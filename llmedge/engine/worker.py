@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeAlias, TypeVar
 
 from llmedge.core.errors import LlmedgeError, ResourceError, UsageError
 from llmedge.engine.core import open_core
-from llmedge.engine.generation import Delta, Started
+from llmedge.engine.generation import Delta, Progress, Started
 from llmedge.engine.messages import (
     MAX_FRAME_BYTES,
     Answer,
@@ -171,7 +171,9 @@ class Worker:
 
     def _tell(self, core: Core, answers: list[tuple[int, Answer]]) -> None:
         """Send what came of a step, with the counters where they are due: after each end, too."""
-        ended = [id_ for id_, answer in answers if not isinstance(answer, Started | Delta)]
+        ended = [
+            id_ for id_, answer in answers if not isinstance(answer, Started | Progress | Delta)
+        ]
         self._live.difference_update(ended)
         now = time.monotonic()
         is_due = bool(ended) or core.is_idle or now >= self._stats_due

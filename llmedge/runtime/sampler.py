@@ -13,6 +13,9 @@ from llmedge.runtime.handle import Handle
 from llmedge.runtime.library import library
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from llmedge.runtime.context import Context
     from llmedge.runtime.vocab import Vocab
 
@@ -20,6 +23,8 @@ _MAX_SEED = 0xFFFFFFFE  # llama.cpp reads 0xFFFFFFFF as "choose one"
 _MAX_WINDOW = 1 << 16
 # llama.cpp looks through the whole vocabulary for each: 0.1 s with 262k tokens, once a chain.
 _MAX_BREAKERS = 16
+# llama.h's llama_token_data.
+_CANDIDATE = [("id", "i4"), ("logit", "f4"), ("p", "f4")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,8 @@ class SamplerChain(Handle):
         chosen = secrets.randbelow(_MAX_SEED) if options.seed is None else options.seed
         self.seed = min(chosen & 0xFFFFFFFF, _MAX_SEED)
         self._add_penalties(options, vocab, n_vocab)
-        if options.temperature <= 0:
+        self._is_greedy = options.temperature <= 0
+        if self._is_greedy:
             self._add(lib.llama_sampler_init_greedy())
             return
         self._add_filters(options)
@@ -113,6 +119,38 @@ class SamplerChain(Handle):
             index: The index in the batch; -1 is the last output.
         """
         return int(library().llama_sampler_sample(self.pointer, context.pointer, index))
+
+    def sample_from(self, logits: NDArray[np.float32]) -> tuple[int, dict[int, float]]:
+        """Choose a token from logits, and say how likely each was that the samplers left.
+
+        Args:
+            logits: One row, `(n_vocab,)`.
+
+        Returns:
+            The token, and by token the natural logarithms of the shares in which it was drawn.
+        """
+        import numpy as np
+
+        lib = library()
+        candidates = np.zeros(len(logits), _CANDIDATE)
+        candidates["id"] = np.arange(len(logits))
+        candidates["logit"] = logits
+        data = (lib.llama_token_data * len(logits)).from_buffer(candidates)
+        row = lib.llama_token_data_array(data, len(logits), -1, False)  # noqa: FBT003
+        lib.llama_sampler_apply(self.pointer, ctypes.byref(row))
+        chosen = row.data[row.selected].id
+        if self._is_greedy:
+            left = {chosen: 0.0}
+        else:
+            # Samplers may leave the candidates elsewhere, and fewer of them.
+            kept = np.frombuffer(
+                ctypes.string_at(row.data, row.size * candidates.itemsize), _CANDIDATE
+            )
+            scaled = kept["logit"].astype(np.float64) - kept["logit"].max()
+            shares = scaled - math.log(np.exp(scaled).sum())
+            left = dict(zip(kept["id"].tolist(), shares.tolist(), strict=True))
+        lib.llama_sampler_accept(self.pointer, chosen)
+        return chosen, left
 
     def accept(self, token: int) -> None:
         """Let the penalties know of a token that was not sampled here."""

@@ -16,6 +16,7 @@ from llmedge.engine.generation import (
     Finished,
     Generation,
     GenerationReport,
+    Progress,
     Started,
     TokenChances,
 )
@@ -61,6 +62,9 @@ class ChatCall:
         stop_tokens: Tokens that end the answer.
         ignore_end: Go on after the model ends its text; for measurements.
         adapters: LoRA adapters by name or number, with their scales.
+        caches: Use cached prefixes, and leave one.
+        tells_progress: Say how far the prompt is.
+        tells_times: Say with each part what the answer took so far.
     """
 
     messages: list[dict[str, Any]]
@@ -79,6 +83,9 @@ class ChatCall:
     stop_tokens: tuple[int, ...] = ()
     ignore_end: bool = False
     adapters: tuple[tuple[str | int, float], ...] = ()
+    caches: bool = True
+    tells_progress: bool = False
+    tells_times: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +140,23 @@ class Ended:
     reason: EndReason
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the answer took up to the end of the next part, where that was wanted."""
+
+    report: GenerationReport
+
+
 ChatPart: TypeAlias = (
-    Started | Content | Reasoning | CallStarted | CallArguments | CallEnded | Ended
+    Started
+    | Progress
+    | Measured
+    | Content
+    | Reasoning
+    | CallStarted
+    | CallArguments
+    | CallEnded
+    | Ended
 )
 
 
@@ -185,9 +207,11 @@ async def text_parts(engine: Engine, generation: Generation) -> AsyncIterator[Ch
     """Run a generation without a chat around it; all that it yields is content."""
     async for event in engine.generate(generation):
         match event:
-            case Started():
+            case Started() | Progress():
                 yield event
-            case Delta(text, chances):
+            case Delta(text, chances, report=report):
+                if report is not None:
+                    yield Measured(report)
                 yield Content(text, tuple(chances))
             case Finished(report):
                 yield Ended(report, "length" if report.finish_reason == "length" else "stop")
@@ -234,6 +258,6 @@ async def collect(parts: AsyncIterator[ChatPart]) -> Answer:
             case Ended(report, reason):
                 texts = "".join(content), "".join(reasoning)
                 return Answer(report, reason, *texts, calls, chances)
-            case Started() | CallEnded():
+            case Started() | Progress() | Measured() | CallEnded():
                 pass
     raise RuntimeError("the answer has no end")

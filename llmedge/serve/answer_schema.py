@@ -5,7 +5,7 @@ Source: OpenAI API reference; `timings` has llama-server's field names.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -97,6 +97,13 @@ class ChatChoice(msgspec.Struct):
     logprobs: ChatLogprobs | None = None
 
 
+class Verbose(msgspec.Struct):
+    """What the model was really asked."""
+
+    prompt: str
+    generation_settings: dict[str, Any]
+
+
 class ChatCompletion(msgspec.Struct, kw_only=True):
     """The answer to a chat request."""
 
@@ -108,6 +115,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     timings: Timings | UnsetType = UNSET
     system_fingerprint: str
     object: Literal["chat.completion"] = "chat.completion"
+    verbose: Verbose | UnsetType = msgspec.field(default=UNSET, name="__verbose")
 
 
 class FunctionDelta(msgspec.Struct, omit_defaults=True):
@@ -130,9 +138,18 @@ class ChunkDelta(msgspec.Struct, omit_defaults=True):
     """What a chunk adds."""
 
     role: str | None = None
-    content: str | None = None
+    content: str | UnsetType = UNSET
     reasoning_content: str | None = None
     tool_calls: list[CallDelta] | None = None
+
+
+class PromptProgress(msgspec.Struct):
+    """How far a prompt is, in tokens."""
+
+    total: int
+    cache: int
+    processed: int
+    time_ms: float
 
 
 class ChunkChoice(msgspec.Struct):
@@ -155,6 +172,7 @@ class ChatChunk(msgspec.Struct, kw_only=True):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     usage: Usage | UnsetType = UNSET
     timings: Timings | UnsetType = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET
 
 
 class TextChoice(msgspec.Struct):
@@ -177,6 +195,7 @@ class TextCompletion(msgspec.Struct, kw_only=True):
     object: Literal["text_completion"] = "text_completion"
     usage: Usage | UnsetType = UNSET
     timings: Timings | UnsetType = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET
 
 
 class ModelMeta(msgspec.Struct):
@@ -201,6 +220,7 @@ class ModelCard(msgspec.Struct, kw_only=True):
     id: str
     created: int
     meta: ModelMeta
+    aliases: list[str]
     object: Literal["model"] = "model"
     owned_by: str = "llmedge"
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmedge.core.errors import LlmedgeError
-from llmedge.engine.generation import Started
+from llmedge.engine.generation import Progress, Started
 from llmedge.serve.answer import (
     CallArguments,
     CallEnded,
     CallStarted,
     Content,
     Ended,
+    Measured,
     Reasoning,
 )
 from llmedge.serve.anthropic_schema import (
@@ -129,7 +130,7 @@ def _part_events(blocks: _Blocks, frame: MessageFrame, part: ChatPart) -> Iterat
             delta = {"stop_reason": stop_reason, "stop_sequence": sequence}
             yield {"type": "message_delta", "delta": delta, "usage": _usage(report)}
             yield {"type": "message_stop"}
-        case Started() | CallEnded():
+        case Started() | Progress() | Measured() | CallEnded():
             pass
 
 

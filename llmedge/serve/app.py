@@ -11,7 +11,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from llmedge.core.errors import LlmedgeError
-from llmedge.serve import anthropic, handlers, native, ollama, responses, status
+from llmedge.serve import (
+    anthropic,
+    handlers,
+    native,
+    native_completion,
+    ollama,
+    responses,
+    status,
+)
 from llmedge.serve.chat_service import ChatService
 from llmedge.serve.errors import on_bug, on_client_left, on_http_error, on_llmedge_error
 from llmedge.serve.guard import Guard, GuardOptions
@@ -36,7 +44,6 @@ def build_app(
     keep_alive_s: float = KEEP_ALIVE_S,
     watch: PressureWatch | None = None,
     tracing: Tracing | None = None,
-    reasoning_budget: int | None = None,
 ) -> Starlette:
     """Build the application over a pool of models.
 
@@ -46,11 +53,10 @@ def build_app(
         guard: Who may ask.
         fingerprint: Names the software in answers.
         keep_alive_s: Silence in a stream after which the client is told that it is not over.
-        reasoning_budget: Most tokens of reasoning where a request does not say.
         watch: Lowers parallelism; `None` watches this machine as usual.
         tracing: Makes spans of requests; closed by whoever made it.
     """
-    service = ChatService(pool, reasoning_budget)
+    service = ChatService(pool)
     watch = watch or PressureWatch(pool)
 
     @contextlib.asynccontextmanager
@@ -69,6 +75,7 @@ def build_app(
             *anthropic.routes(service),
             *ollama.routes(service),
             *native.routes(service),
+            *native_completion.routes(service, keep_alive_s=keep_alive_s),
         ],
         exception_handlers={
             LlmedgeError: on_llmedge_error,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
+from llmedge.engine.generation import Progress
 from llmedge.serve import answer_schema as wire
 from llmedge.serve.answer import (
     Answer,
@@ -14,9 +15,10 @@ from llmedge.serve.answer import (
     ChatPart,
     Content,
     Ended,
+    Measured,
     Reasoning,
 )
-from llmedge.serve.completion import finite, new_common, timings_of, usage_of
+from llmedge.serve.completion import finite, new_common, progress_of, timings_of, usage_of
 from llmedge.serve.schema import CalledFunction, ToolCall
 
 if TYPE_CHECKING:
@@ -32,12 +34,17 @@ class ChatAnswer:
         model: The model's id.
         fingerprint: Names the software.
         n: Choices.
+
+    Attributes:
+        verbose: What the model was asked, where that is to be said.
     """
 
     def __init__(self, model: str, fingerprint: str, n: int) -> None:
         self._common = new_common("chatcmpl", model, fingerprint)
         self._n = n
         self._reports: dict[int, GenerationReport] = {}
+        self.verbose: wire.Verbose | UnsetType = UNSET
+        self._times: wire.Timings | UnsetType = UNSET
 
     def whole(self, answers: Sequence[Answer]) -> wire.ChatCompletion:
         """Return the answer that is not streamed."""
@@ -47,6 +54,7 @@ class ChatAnswer:
             choices=[_choice(index, answer) for index, answer in enumerate(answers)],
             usage=usage_of(reports, self._n),
             timings=timings_of(reports[0]) if self._n == 1 else UNSET,
+            verbose=self.verbose,
         )
 
     def first(self) -> list[wire.ChatChunk]:
@@ -64,18 +72,28 @@ class ChatAnswer:
             if self._n == 1:
                 chunk.timings = timings_of(part.report)
             return chunk
+        if isinstance(part, Progress):
+            chunk = self._chunk(wire.ChunkChoice(index, wire.ChunkDelta()))
+            chunk.prompt_progress = progress_of(part)
+            return chunk
+        if isinstance(part, Measured):
+            self._times = timings_of(part.report)
         delta = _delta(part)
         if delta is None:
             return None
         choice = wire.ChunkChoice(index, delta)
         if isinstance(part, Content):
             choice.logprobs = _logprobs(part.chances)
-        return self._chunk(choice)
+        chunk = self._chunk(choice)
+        chunk.timings, self._times = self._times, UNSET
+        return chunk
 
     def usage(self) -> wire.ChatChunk:
         """Return the chunk that counts the tokens: no choices."""
         chunk = self._chunk()
         chunk.usage = usage_of([self._reports[index] for index in range(self._n)], self._n)
+        if self._n == 1:
+            chunk.timings = timings_of(self._reports[0])
         return chunk
 
     def _chunk(self, *choices: wire.ChunkChoice) -> wire.ChatChunk:

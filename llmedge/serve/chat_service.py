@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import UnsupportedError
-from llmedge.engine.generation import Delta, Finished, Generation, Started
-from llmedge.serve.answer import CallStarted, ChatCall, ChatPart, Content, Ended
+from llmedge.engine.generation import Delta, Finished, Generation, Progress, Started
+from llmedge.serve.answer import CallStarted, ChatCall, ChatPart, Content, Ended, Measured
 from llmedge.serve.model_format import ModelFormats
 from llmedge.serve.requests import check_tokens
 
@@ -28,12 +28,11 @@ class ChatService:
 
     Args:
         pool: Where the engines are.
-        reasoning_budget: Most tokens of reasoning where a call does not say; `None` has no bound.
     """
 
-    def __init__(self, pool: ModelPool, reasoning_budget: int | None = None) -> None:
+    def __init__(self, pool: ModelPool) -> None:
         self._pool = pool
-        self._formats = ModelFormats(reasoning_budget)
+        self._formats = ModelFormats(pool.defaults.reasoning_budget)
 
     async def model(self, name: str | None) -> Engine:
         """Return the engine of a model; see `Responder.model`."""
@@ -65,16 +64,21 @@ class ChatService:
             reasoning=form.reasoning,
             adapters=call.adapters,
             cache_key=call.cache_key,
+            caches=call.caches,
+            tells_progress=call.tells_progress,
+            tells_times=call.tells_times,
         )
         check_tokens(generation, engine.info)
         has_called = False
         events = engine.generate(generation)
         try:
             async for event in events:
-                if isinstance(event, Started):
+                if isinstance(event, Started | Progress):
                     yield event
                     continue
                 if isinstance(event, Delta):
+                    if event.report is not None:
+                        yield Measured(event.report)
                     parts = _with_chances(form.feed(event.text), event.chances)
                 else:
                     parts = form.finish()

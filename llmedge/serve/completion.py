@@ -6,12 +6,12 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from llmedge.serve.answer_schema import PromptDetails, Timings, Usage
+from llmedge.serve.answer_schema import PromptDetails, PromptProgress, Timings, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmedge.engine.generation import GenerationReport
+    from llmedge.engine.generation import GenerationReport, Progress
 
 # OpenAI's number for a token that is out of the question; JSON has no infinity.
 _LEAST_LOGPROB = -9999.0
@@ -56,6 +56,13 @@ def timings_of(report: GenerationReport) -> Timings:
     if report.n_drafted:
         timings.draft_n, timings.draft_n_accepted = report.n_drafted, report.n_accepted
     return timings
+
+
+def progress_of(progress: Progress) -> PromptProgress:
+    """Return how far a prompt is."""
+    return PromptProgress(
+        progress.n_prompt, progress.n_cached, progress.n_done, 1000 * progress.seconds
+    )
 
 
 def finite(logprob: float) -> float:

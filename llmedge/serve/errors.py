@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -31,9 +32,10 @@ _log = logging.getLogger("llmedge.serve")
 
 # An engine that is started again is there after a few seconds.
 _RETRY_AFTER_S = "2"
+# llama-server's clients know a prompt that is too long by its type, OpenAI's by its code.
 # First match counts: the more special error stands first.
 _KINDS: tuple[tuple[type[LlmedgeError], int, str, str | None], ...] = (
-    (ContextLengthError, 400, "invalid_request_error", "context_length_exceeded"),
+    (ContextLengthError, 400, "exceed_context_size_error", "context_length_exceeded"),
     (UsageError, 400, "invalid_request_error", None),
     (NotFoundError, 404, "invalid_request_error", "model_not_found"),
     (UnsupportedError, 400, "invalid_request_error", "unsupported"),
@@ -120,8 +122,16 @@ def internal_error() -> ErrorResponse:
 def _classify(error: LlmedgeError) -> tuple[int, ErrorResponse]:
     for cls, status, name, code in _KINDS:
         if isinstance(error, cls):
-            return status, _payload(error.message, name, code)
+            payload = _payload(error.message, name, code)
+            if isinstance(error, ContextLengthError):
+                payload.error.n_prompt_tokens = _or_unset(error.n_prompt)
+                payload.error.n_ctx = _or_unset(error.n_ctx)
+            return status, payload
     raise AssertionError("the last row of the table matches every error")
+
+
+def _or_unset(value: int | None) -> int | UnsetType:
+    return UNSET if value is None else value
 
 
 def _payload(message: str, kind: str, code: str | None) -> ErrorResponse:

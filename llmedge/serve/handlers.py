@@ -14,9 +14,13 @@ from llmedge.core.errors import LlmedgeError
 from llmedge.engine.generation import Started
 from llmedge.serve import schema
 from llmedge.serve.answer import ChatPart, collect, text_parts
+from llmedge.serve.answer_schema import Verbose
 from llmedge.serve.call_fields import is_effort_ignored
 from llmedge.serve.chat_answer import ChatAnswer
 from llmedge.serve.errors import internal_error, stream_error
+from llmedge.serve.native_answer import generation_settings
+from llmedge.serve.native_schema import ChatTokens
+from llmedge.serve.prompt_tokens import count_tokens
 from llmedge.serve.requests import (
     chat_calls,
     check_tokens,
@@ -63,6 +67,7 @@ def routes(
         for name, handler in (
             ("chat/completions", handlers.chat),
             ("completions", handlers.text),
+            ("chat/completions/input_tokens", handlers.count),
         )
     ]
 
@@ -84,7 +89,22 @@ class Completions:
             ignored.append("reasoning_effort")
         sources = [self._responder.chat(engine, call) for call in calls]
         answer = ChatAnswer(engine.info.id, self._fingerprint, len(sources))
+        if body.verbose and not body.stream:
+            text = await engine.render(await self._responder.prompt(engine, calls[0]))
+            answer.verbose = Verbose(text, generation_settings(calls[0].sampling))
         return await self._answer(request, body, sources, answer, ignored)
+
+    async def count(self, request: Request) -> Response:
+        """`POST /v1/chat/completions/input_tokens`."""
+        body, ignored = decode_request(await request.body(), schema.ChatRequest)
+        call = chat_calls(body)[0]
+        engine = await unless_client_leaves(request, self._responder.model(body.model))
+        n_tokens = await count_tokens(self._responder, engine, call)
+        return Response(
+            msgspec.json.encode(ChatTokens(n_tokens)),
+            headers=ignored_header(ignored),
+            media_type="application/json",
+        )
 
     async def text(self, request: Request) -> Response:
         """`POST /v1/completions`."""

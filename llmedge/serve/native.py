@@ -13,11 +13,13 @@ from starlette.routing import Route
 
 import llmedge
 from llmedge.core.errors import UnsupportedError, UsageError
+from llmedge.runtime.sampler import SamplingOptions
 from llmedge.serve import native_schema as schema
 from llmedge.serve.answer import ChatCall, Responder
 from llmedge.serve.call_fields import function_tools, refuse_media, require_messages, require_small
 from llmedge.serve.errors import error_response
 from llmedge.serve.exchange import json_response, read_request, shaped
+from llmedge.serve.native_answer import generation_settings
 from llmedge.serve.requests import ignored_header
 from llmedge.serve.stream import unless_client_leaves
 from llmedge.serve.vectors import embed_texts, normalised, require_texts, require_tokens
@@ -52,6 +54,7 @@ def routes(responder: Responder, *, embeds_anyway: bool = False) -> list[Route]:
     return [
         Route("/props", shaped(handlers.props, error_response)),
         Route("/lora-adapters", shaped(handlers.lora_adapters, error_response)),
+        Route("/slots", shaped(handlers.slots, error_response)),
         *(
             Route(path, shaped(handler, error_response), methods=["POST"])
             for path, handler in posts.items()
@@ -72,7 +75,9 @@ class _Handlers:
         props = schema.Props(
             model_alias=info.id,
             total_slots=info.n_slots,
-            default_generation_settings=schema.ContextSettings(info.n_ctx),
+            default_generation_settings=schema.ContextSettings(
+                info.n_ctx, generation_settings(SamplingOptions())
+            ),
             chat_template=info.chat_template,
             bos_token=info.bos,
             eos_token=info.eos,
@@ -88,10 +93,22 @@ class _Handlers:
         # llama-server tells the file's place; here a client learns its name only.
         return json_response(
             [
-                {"id": number, "name": adapter.name, "path": adapter.name, "scale": adapter.scale}
+                schema.LoadedAdapter(number, adapter.name, adapter.name, adapter.scale)
                 for number, adapter in enumerate(engine.info.adapters)
             ]
         )
+
+    async def slots(self, request: Request) -> Response:
+        engine = await unless_client_leaves(
+            request, self._responder.model(request.query_params.get("model"))
+        )
+        stats = await engine.stats()
+        # Slots are counted and not numbered here: the first so many are those that work.
+        listed = [
+            schema.Slot(i, engine.info.n_ctx, i < stats.n_running)
+            for i in range(engine.info.n_slots)
+        ]
+        return json_response(listed)
 
     async def tokenize(self, request: Request) -> Response:
         wanted, ignored = await read_request(request, schema.TokenizeRequest)

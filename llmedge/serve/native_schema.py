@@ -11,6 +11,29 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from llmedge.serve.schema import SamplingFields
+
+
+class TextWithMedia(msgspec.Struct):
+    """A prompt that may come with images or sound; those are refused."""
+
+    prompt_string: str
+    multimodal_data: Any = None
+
+
+class NativeCompletionRequest(SamplingFields, kw_only=True):
+    """`POST /completion`.
+
+    A prompt is a text, tokens, or both in a row; a list of such is answered with a list.
+    """
+
+    prompt: str | TextWithMedia | list[str | int | list[str | int] | TextWithMedia]
+    n_predict: int | None = None
+    n_probs: int | None = None
+    post_sampling_probs: bool | None = None
+    return_tokens: bool | None = None
+    response_fields: list[str] | None = None
+
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
     """`POST /tokenize`."""
@@ -102,6 +125,7 @@ class ContextSettings(msgspec.Struct):
     """What a generation has unless it says otherwise."""
 
     n_ctx: int
+    params: dict[str, Any]
 
 
 class Modalities(msgspec.Struct):
@@ -122,6 +146,29 @@ class Props(msgspec.Struct, kw_only=True):
     eos_token: str
     modalities: Modalities
     build_info: str
+
+
+class Slot(msgspec.Struct):
+    """One of `GET /slots`."""
+
+    id: int
+    n_ctx: int
+    is_processing: bool
+
+
+class LoadedAdapter(msgspec.Struct):
+    """One of `GET /lora-adapters`."""
+
+    id: int
+    name: str
+    path: str
+    scale: float
+
+
+class ChatTokens(msgspec.Struct):
+    """The answer to `POST /v1/chat/completions/input_tokens`."""
+
+    input_tokens: int
 
 
 class TokenPiece(msgspec.Struct):

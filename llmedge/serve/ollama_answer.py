@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from llmedge.core.errors import LlmedgeError
-from llmedge.engine.generation import Started
+from llmedge.engine.generation import Progress, Started
 from llmedge.serve.answer import (
     Call,
     CallArguments,
@@ -18,6 +18,7 @@ from llmedge.serve.answer import (
     CallStarted,
     Content,
     Ended,
+    Measured,
     Reasoning,
 )
 from llmedge.serve.call_fields import call_object, logprob_entries
@@ -106,7 +107,7 @@ class OllamaAnswer:
                 for index, call in calls.items():
                     yield self._call(call, index)
                 yield self._object() | self._end(report, reason)
-            case Started():
+            case Started() | Progress() | Measured():
                 pass
 
     def _part(

@@ -223,6 +223,21 @@ _OLLAMA = (
 
 _NATIVE = (
     Operation(
+        ("/completion",),
+        "Continue texts or tokens.",
+        native_schema.NativeCompletionRequest,
+        example={"prompt": "Once", "n_predict": 16},
+        response=(dict[str, Any], list[dict[str, Any]]),
+        events=(dict[str, Any], schema.ErrorResponse),
+    ),
+    Operation(
+        _aliased("/chat/completions/input_tokens"),
+        "Count the tokens of a chat.",
+        schema.ChatRequest,
+        example=_CHAT,
+        response=native_schema.ChatTokens,
+    ),
+    Operation(
         ("/v1/rerank", "/v1/reranking", "/v2/rerank", "/rerank", "/reranking"),
         "Order documents by how well they answer.",
         native_schema.RerankRequest,
@@ -255,6 +270,20 @@ _NATIVE = (
         paths=("/props",),
         summary="Describe a model and its template.",
         response=native_schema.Props,
+        query=("model",),
+    ),
+    Operation(
+        method="get",
+        paths=("/slots",),
+        summary="Count what runs.",
+        response=list[native_schema.Slot],
+        query=("model",),
+    ),
+    Operation(
+        method="get",
+        paths=("/lora-adapters",),
+        summary="List the adapters that requests may choose.",
+        response=list[native_schema.LoadedAdapter],
         query=("model",),
     ),
 )

@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from llmedge.core.errors import LlmedgeError, NotFoundError, ResourceError, UsageError
 from llmedge.core.units import format_mb
 from llmedge.serve.answer import ServedModel
-from llmedge.serve.served import ServedEngine
+from llmedge.serve.served import Defaults, ServedEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from llmedge.engine.engine import Engine, ModelInfo
     from llmedge.serve.limits import Drain, Limits
@@ -40,11 +41,13 @@ class ModelSource:
         info: What is known of it before it is loaded; its id is the model's name.
         open: Loads it, which takes a while; called on a thread.
         needs_bytes: Memory that it takes, estimated.
+        aliases: Further names that it is asked for by.
     """
 
     info: ModelInfo
     open: Callable[[], Engine]
     needs_bytes: int = 0
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +104,16 @@ class ModelPool:
     """Names and the engines behind them.
 
     Args:
-        sources: The models, by distinct names.
+        sources: The models, by distinct names; or where they lie, whatever that is at the time.
         limits: For each of them.
         drain: For all of them.
         meters: For all of them.
-        folder: Offers more of them, whatever lies there at the time.
         ttl_s: Seconds after which a model that nobody uses is unloaded; `None` keeps it.
         free_bytes: Returns the memory that is free now; `None` loads without looking.
+        defaults: What requests get that do not name it.
+
+    Attributes:
+        defaults: What requests get that do not name it.
 
     Raises:
         UsageError: Two models have the same name.
@@ -115,16 +121,21 @@ class ModelPool:
 
     def __init__(
         self,
-        sources: Sequence[ModelSource],
+        sources: Sequence[ModelSource] | Folder,
         limits: Limits,
         drain: Drain,
         meters: Meters,
         *,
-        folder: Folder | None = None,
         ttl_s: float | None = None,
         free_bytes: Callable[[], int] | None = None,
+        defaults: Defaults | None = None,
     ) -> None:
+        folder = None
+        if not isinstance(sources, Sequence):
+            folder, sources = sources, ()
         self._places = {source.info.id: _Place(source) for source in sources}
+        self._aliases = {alias: source.info.id for source in sources for alias in source.aliases}
+        self.defaults = defaults or Defaults()
         if len(self._places) < len(sources):
             raise UsageError("two models have the same name", "rename a file")
         self._limits = limits
@@ -156,6 +167,10 @@ class ModelPool:
         return {
             name: place.engine for name, place in self._places.items() if place.engine is not None
         }
+
+    def aliases(self, name: str) -> tuple[str, ...]:
+        """Return the further names of a model."""
+        return self._places[name].source.aliases
 
     @property
     def is_healthy(self) -> bool:
@@ -278,7 +293,7 @@ class ModelPool:
             if len(self._places) == 1:
                 return next(iter(self._places.values()))
             raise UsageError(f"say which model: {self._names()}")
-        place = self._places.get(name)
+        place = self._places.get(self._aliases.get(name, name))
         if place is not None:
             return place
         if name in self._refused:
@@ -331,12 +346,21 @@ class ModelPool:
             await asyncio.to_thread(engine.close)
 
     def _serve(self, engine: Engine) -> ServedEngine:
-        return ServedEngine(engine, self._limits, self._drain, self._meters)
+        return ServedEngine(engine, self._limits, self._drain, self._meters, self.defaults)
 
 
-def pool_of(engine: Engine, limits: Limits, drain: Drain, meters: Meters) -> ModelPool:
+def pool_of(
+    engine: Engine,
+    limits: Limits,
+    drain: Drain,
+    meters: Meters,
+    *,
+    aliases: Sequence[str] = (),
+    defaults: Defaults | None = None,
+) -> ModelPool:
     """Return a pool of one model that is loaded and stays so."""
-    pool = ModelPool([ModelSource(engine.info, lambda: engine)], limits, drain, meters)
+    source = ModelSource(engine.info, lambda: engine, aliases=tuple(aliases))
+    pool = ModelPool([source], limits, drain, meters, defaults=defaults)
     pool.adopt(engine)
     return pool
 

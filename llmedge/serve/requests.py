@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import secrets
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
@@ -116,7 +117,10 @@ def chat_calls(request: schema.ChatRequest) -> list[ChatCall]:
         n_logprobs=_chat_logprobs(request),
         stop_tokens=tuple(request.stop_token_ids or ()),
         ignore_end=bool(request.ignore_eos),
-        adapters=_adapters(request),
+        adapters=lora_adapters(request),
+        caches=request.cache_prompt is not False,
+        tells_progress=bool(request.return_progress and request.stream),
+        tells_times=bool(request.timings_per_token and request.stream),
     )
     seeds = _seeded(call.sampling, _n(request))
     return [dataclasses.replace(call, sampling=sampling) for sampling in seeds]
@@ -147,7 +151,10 @@ def text_generations(request: schema.CompletionRequest) -> list[Generation]:
         ignore_end=bool(request.ignore_eos),
         n_logprobs=request.logprobs,
         constraint=request_constraint(request),
-        adapters=_adapters(request),
+        adapters=lora_adapters(request),
+        caches=request.cache_prompt is not False,
+        tells_progress=bool(request.return_progress and request.stream),
+        tells_times=bool(request.timings_per_token and request.stream),
     )
     return [
         msgspec.structs.replace(base, prompt=prompt, sampling=sampling)
@@ -199,8 +206,11 @@ def check_tokens(generation: Generation, info: ModelInfo) -> None:
 
 
 def _seeded(sampling: SamplingOptions, n: int) -> list[SamplingOptions]:
-    if sampling.seed is None or n == 1:
-        return [sampling] * n
+    if n == 1:
+        return [sampling]
+    if sampling.seed is None:
+        # One seed for all, which the server may have, would make them all alike.
+        return [dataclasses.replace(sampling, seed=secrets.randbits(32)) for _ in range(n)]
     return [dataclasses.replace(sampling, seed=sampling.seed + i) for i in range(n)]
 
 
@@ -227,7 +237,7 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def _biases(
-    given: dict[str, float] | list[tuple[int, float | bool]] | None,
+    given: dict[str, float] | list[tuple[int | str, float | bool]] | None,
 ) -> tuple[tuple[int, float], ...]:
     if not given:
         return ()
@@ -248,7 +258,12 @@ def _biases(
     return tuple(biases)
 
 
-def _adapters(request: schema.SamplingFields) -> tuple[tuple[str | int, float], ...]:
+def lora_adapters(request: schema.SamplingFields) -> tuple[tuple[str | int, float], ...]:
+    """Return the LoRA adapters that are wanted, by name or number, with their scales.
+
+    Raises:
+        UsageError: Too many, one that is named twice, or a scale that cannot be meant.
+    """
     adapters: list[tuple[str | int, float]] = []
     for adapter in request.lora or ():
         key = adapter.name if adapter.id is None else adapter.id
@@ -333,6 +348,12 @@ def _continues(request: schema.ChatRequest) -> bool:
     can = last.role == "assistant" and bool(last.content) and not last.tool_calls
     if request.continue_final_message and not can:
         raise UsageError("continue_final_message needs a last message of the assistant with text")
+    if request.continue_final_message and request.add_generation_prompt:
+        raise UsageError("continue_final_message and add_generation_prompt contradict each other")
+    if request.add_generation_prompt is False and not request.continue_final_message:
+        raise UnsupportedError("add_generation_prompt = false is not supported")
+    if can and [message.role for message in request.messages[-2:]] == ["assistant"] * 2:
+        raise UsageError("there are two messages of the assistant at the end")
     return can and request.continue_final_message is not False
 
 

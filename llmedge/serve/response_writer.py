@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from llmedge.engine.generation import Started
+from llmedge.engine.generation import Progress, Started
 from llmedge.serve.answer import (
     CallArguments,
     CallEnded,
@@ -19,9 +19,11 @@ from llmedge.serve.answer import (
     ChatPart,
     Content,
     Ended,
+    Measured,
     Reasoning,
 )
 from llmedge.serve.call_fields import logprob_entries
+from llmedge.serve.completion import progress_of, timings_of
 from llmedge.serve.errors import stream_error
 from llmedge.serve.responses_schema import (
     FailureBody,
@@ -66,6 +68,7 @@ class ResponseWriter:
         self._open: OutputItem | None = None
         self._events: list[ResponseEvent] = []
         self._n_events = 0
+        self._times: dict[str, Any] = {}
 
     def begin(self) -> list[ResponseEvent]:
         """Return the events before the first part."""
@@ -78,6 +81,7 @@ class ResponseWriter:
         match part:
             case Content():
                 self._add_text(part)
+                self._times = {}
             case Reasoning(text):
                 self._add_reasoning(text)
             case CallStarted(_, id_, name):
@@ -88,6 +92,13 @@ class ResponseWriter:
                 self._leave("completed")
             case Ended(report, reason):
                 self._end(report, is_complete=reason != "length")
+            case Progress():
+                progress = msgspec.to_builtins(progress_of(part))
+                self._say(
+                    "response.in_progress", response=self._snapshot(), prompt_progress=progress
+                )
+            case Measured(report):
+                self._times = {"timings": msgspec.to_builtins(timings_of(report))}
             case Started():
                 pass
         return self._said()
@@ -111,7 +122,9 @@ class ResponseWriter:
         logprobs = logprob_entries(part.chances)
         text.text += part.text
         text.logprobs += logprobs
-        self._say_here("response.output_text.delta", delta=part.text, logprobs=logprobs)
+        self._say_here(
+            "response.output_text.delta", delta=part.text, logprobs=logprobs, **self._times
+        )
 
     def _add_reasoning(self, delta: str) -> None:
         if not isinstance(self._open, OutputReasoning):
@@ -172,7 +185,8 @@ class ResponseWriter:
             report.n_prompt + report.n_generated,
             msgspec.UNSET if report.energy_j is None else report.energy_j,
         )
-        self._say(f"response.{response.status}", response=self._snapshot())
+        times = {"timings": msgspec.to_builtins(timings_of(report))}
+        self._say(f"response.{response.status}", response=self._snapshot(), **times)
 
     def _index(self) -> int:
         return len(self.response.output) - 1

@@ -152,6 +152,8 @@ def chat_call(wanted: schema.ResponsesRequest) -> ChatCall:
         template_arguments={**thinking_arguments(thinks=None, effort=effort), **arguments},
         reasoning_budget=0 if effort == "none" else None,
         n_logprobs=_n_logprobs(wanted),
+        tells_progress=bool(wanted.return_progress and wanted.stream),
+        tells_times=bool(wanted.timings_per_token and wanted.stream),
     )
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from llmedge.serve.answer_schema import PromptProgress, Timings
+
 
 class ResponsesRequest(msgspec.Struct, kw_only=True):
     """`POST /v1/responses`, with the sampling fields that llmedge knows beyond OpenAI's."""
@@ -43,6 +45,8 @@ class ResponsesRequest(msgspec.Struct, kw_only=True):
     seed: int | None = None
     stop: str | list[str] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    timings_per_token: bool | None = None
+    return_progress: bool | None = None
 
 
 class ReasoningOptions(msgspec.Struct):
@@ -284,3 +288,5 @@ class ResponseEvent(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     text: str | UnsetType = UNSET
     arguments: str | UnsetType = UNSET
     logprobs: list[dict[str, Any]] | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 
 class TextPart(msgspec.Struct, tag_field="type", tag="text"):
@@ -133,7 +134,7 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
-    logit_bias: dict[str, float] | list[tuple[int, float | bool]] | None = None
+    logit_bias: dict[str, float] | list[tuple[int | str, float | bool]] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
@@ -142,6 +143,9 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     regex: str | None = None
     json_schema: dict[str, Any] | None = None
     lora: list[Adapter] | None = None
+    cache_prompt: bool | None = None
+    timings_per_token: bool | None = None
+    return_progress: bool | None = None
 
 
 class ChatRequest(SamplingFields, kw_only=True):
@@ -159,6 +163,8 @@ class ChatRequest(SamplingFields, kw_only=True):
     reasoning_effort: str | None = None
     reasoning_budget: int | None = None
     continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    verbose: bool | None = None
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
@@ -178,6 +184,8 @@ class ErrorBody(msgspec.Struct):
     type: str
     param: str | None = None
     code: str | None = None
+    n_prompt_tokens: int | UnsetType = UNSET
+    n_ctx: int | UnsetType = UNSET
 
 
 class ErrorResponse(msgspec.Struct):

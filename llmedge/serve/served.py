@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -33,6 +34,29 @@ if TYPE_CHECKING:
     from llmedge.serve.metrics import Meters
 
 
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a generation gets whose request does not name it.
+
+    Attributes:
+        max_tokens: Most tokens to generate; `None` goes on to the end of the context.
+        seed: The seed; `None` chooses one for each.
+        reasoning_budget: Most tokens of reasoning; `None` has no bound.
+    """
+
+    max_tokens: int | None = None
+    seed: int | None = None
+    reasoning_budget: int | None = None
+
+    def fill(self, request: Generation) -> Generation:
+        """Return a generation with what its request left open."""
+        sampling = request.sampling
+        if sampling.seed is None and self.seed is not None:
+            sampling = replace(sampling, seed=self.seed)
+        max_tokens = self.max_tokens if request.max_tokens is None else request.max_tokens
+        return msgspec.structs.replace(request, sampling=sampling, max_tokens=max_tokens)
+
+
 class ServedEngine:
     """An engine as the endpoint uses it; an `Engine` itself.
 
@@ -41,10 +65,19 @@ class ServedEngine:
         limits: How many requests it gets, and for how long.
         drain: Whether it gets any.
         meters: Told of each request.
+        defaults: What requests get that do not name it.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, drain: Drain, meters: Meters) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: Limits,
+        drain: Drain,
+        meters: Meters,
+        defaults: Defaults | None = None,
+    ) -> None:
         self._engine = engine
+        self._defaults = defaults or Defaults()
         self._limits = limits
         self._meters = meters
         self._door = Door(limits, drain, engine.info.n_slots)
@@ -81,6 +114,7 @@ class ServedEngine:
         """
         record = current_record()
         record.model = self.info.id
+        request = self._defaults.fill(request)
         request = msgspec.structs.replace(request, cache_key=record.cache_key)
         return self._generate(request, record)
 

@@ -31,6 +31,7 @@ from llmedge.serve.local_socket import bind_path
 from llmedge.serve.metrics import Meters
 from llmedge.serve.models_folder import ModelsFolder
 from llmedge.serve.pool import ModelPool, ModelSource, pool_of
+from llmedge.serve.served import Defaults
 from llmedge.serve.stream import KEEP_ALIVE_S
 from llmedge.store.catalog import model_id
 
@@ -72,11 +73,12 @@ class ServeOptions:
         keep_alive_s: Silence in a stream after which the client is told that it is not over.
         n_draft: Most tokens to guess ahead; 0 guesses none.
         draft_path: The GGUF file of a model that guesses them; `None` guesses by prompt lookup.
-        reasoning_budget: Most tokens of reasoning where a request does not say; `None`: no bound.
         loras: LoRA adapters to load with the model, of which there is one then.
         tls_cert: PEM file of a certificate, its chain after it; `None` speaks plain HTTP.
         tls_key: PEM file of its key; `None` where the certificate's file has it.
         socket_path: Listen on this Unix socket instead of an address; for its owner alone.
+        aliases: Further names of the only model.
+        defaults: What requests get that do not name it.
     """
 
     host: str = "127.0.0.1"
@@ -92,11 +94,12 @@ class ServeOptions:
     keep_alive_s: float = KEEP_ALIVE_S
     n_draft: int = 0
     draft_path: Path | None = None
-    reasoning_budget: int | None = None
     loras: tuple[LoraOptions, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
     socket_path: Path | None = None
+    aliases: tuple[str, ...] = ()
+    defaults: Defaults = field(default_factory=Defaults)
 
     def guard(self) -> GuardOptions:
         """Return who may ask.
@@ -252,19 +255,30 @@ class _Endpoint:
 
         self._options = options
         limits, self._drain, meters = options.limits, Drain(), Meters()
-        folder = served if isinstance(served, ModelsFolder) else None
-        if folder is not None or isinstance(served, list | tuple):
+        if isinstance(served, ModelsFolder | list | tuple):
+            if options.aliases:
+                raise UsageError(
+                    f"--alias {options.aliases[0]} does not say which model it is a name of",
+                    "serve one model, or leave --alias out",
+                )
             self.pool = ModelPool(
-                [] if folder is not None else cast("Sequence[ModelSource]", served),
+                cast("Sequence[ModelSource] | ModelsFolder", served),
                 limits,
                 self._drain,
                 meters,
-                folder=folder,
                 ttl_s=options.ttl_s,
                 free_bytes=lambda: read_memory().available_bytes,
+                defaults=options.defaults,
             )
         else:
-            self.pool = pool_of(cast("Engine", served), limits, self._drain, meters)
+            self.pool = pool_of(
+                cast("Engine", served),
+                limits,
+                self._drain,
+                meters,
+                aliases=options.aliases,
+                defaults=options.defaults,
+            )
         app = build_app(
             self.pool,
             meters,
@@ -272,7 +286,6 @@ class _Endpoint:
             fingerprint=f"llmedge-{llmedge.__version__}-{library_info().commit}",
             keep_alive_s=options.keep_alive_s,
             tracing=tracing,
-            reasoning_budget=options.reasoning_budget,
         )
         config = uvicorn.Config(
             app,

@@ -103,7 +103,8 @@ class Status:
             size_bytes=info.size_bytes,
             n_slots=info.n_slots,
         )
-        return wire.ModelCard(id=info.id, created=info.created, meta=meta)
+        aliases = list(self._pool.aliases(info.id))
+        return wire.ModelCard(id=info.id, created=info.created, meta=meta, aliases=aliases)
 
 
 def _verdict(*, is_good: bool, causes: list[Cause] | None = None) -> Response:

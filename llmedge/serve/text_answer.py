@@ -5,11 +5,12 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
+from llmedge.engine.generation import Progress
 from llmedge.serve import answer_schema as wire
-from llmedge.serve.answer import Answer, ChatPart, Content, Ended
-from llmedge.serve.completion import finite, new_common, timings_of, usage_of
+from llmedge.serve.answer import Answer, ChatPart, Content, Ended, Measured
+from llmedge.serve.completion import finite, new_common, progress_of, timings_of, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,7 @@ class TextAnswer:
         self._n_per_prompt = n_per_prompt
         self._offsets = [_Offsets() for _ in range(n)]
         self._reports: dict[int, GenerationReport] = {}
+        self._times: wire.Timings | UnsetType = UNSET
 
     def whole(self, answers: Sequence[Answer]) -> wire.TextCompletion:
         """Return the answer that is not streamed."""
@@ -64,16 +66,26 @@ class TextAnswer:
             if self._n == 1:
                 chunk.timings = timings_of(part.report)
             return chunk
+        if isinstance(part, Progress):
+            chunk = self._chunk(wire.TextChoice(index, ""))
+            chunk.prompt_progress = progress_of(part)
+            return chunk
+        if isinstance(part, Measured):
+            self._times = timings_of(part.report)
         if not isinstance(part, Content):
             return None
         logprobs = self._offsets[index].logprobs(part.chances)
-        return self._chunk(wire.TextChoice(index, part.text, None, logprobs))
+        chunk = self._chunk(wire.TextChoice(index, part.text, None, logprobs))
+        chunk.timings, self._times = self._times, UNSET
+        return chunk
 
     def usage(self) -> wire.TextCompletion:
         """Return the chunk that counts the tokens: no choices."""
         chunk = self._chunk()
         reports = [self._reports[index] for index in range(self._n)]
         chunk.usage = usage_of(reports, self._n_per_prompt)
+        if self._n == 1:
+            chunk.timings = timings_of(reports[0])
         return chunk
 
     def _chunk(self, *choices: wire.TextChoice) -> wire.TextCompletion:

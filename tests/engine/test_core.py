@@ -1,3 +1,4 @@
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from llmedge.engine.generation import (
     Delta,
     Finished,
     Generation,
+    Progress,
     Prompt,
     Started,
     TextPrompt,
     TokenPrompt,
 )
-from llmedge.engine.messages import Answer, Failed, Load, Tokenize
+from llmedge.engine.messages import Answer, Failed, Load, Pieces, Tokenize
 from llmedge.engine.scheduler import SchedulerOptions
 from llmedge.runtime.context import ContextOptions
 from llmedge.runtime.model import ModelOptions
@@ -195,3 +197,58 @@ def test_what_one_sampler_stumbles_over_ends_its_request_alone(core: EngineCore)
         heard += core.step()
     assert [answer for id_, answer in heard if id_ == 1 and isinstance(answer, Failed)]
     assert isinstance(heard[-1][1], Finished)
+
+
+def test_the_prompts_progress_is_told_from_what_was_cached_to_its_end(core: EngineCore):
+    text = "a long prompt " * 20
+    for n_cached in (0, None):
+        started, *answers = run(core, request(text, tells_progress=True, max_tokens=2))[0]
+        told = [answer for answer in answers if isinstance(answer, Progress)]
+        assert isinstance(started, Started)
+        assert (told[0].n_done, told[-1].n_done) == (told[0].n_cached, started.n_prompt)
+        assert {progress.n_prompt for progress in told} == {started.n_prompt}
+        done = [progress.n_done for progress in told]
+        assert done == sorted(set(done))
+        # The second time, all but the last token are there.
+        assert told[0].n_cached == (started.n_prompt - 1 if n_cached is None else 0)
+    assert not any(isinstance(answer, Progress) for answer in run(core, request(text))[0])
+
+
+def test_tokens_and_times_are_told_where_they_are_wanted(core: EngineCore):
+    answers = run(core, request("x", tells_tokens=True, tells_times=True, max_tokens=5))[0]
+    deltas = [answer for answer in answers if isinstance(answer, Delta)]
+    tokens = [token for delta in deltas for token in delta.tokens]
+    pieces = core.clerk.answer(Pieces(1, tokens)).value
+    assert len(tokens) == 5
+    assert b"".join(pieces).decode(errors="replace") == text_of(answers)
+    counts = [delta.report.n_generated for delta in deltas if delta.report]
+    assert counts == sorted(counts)
+    assert counts[-1] == 5
+    plain = [a for a in run(core, request("x"))[0] if isinstance(a, Delta)]
+    assert not any(delta.tokens or delta.report for delta in plain)
+
+
+def test_a_request_that_stays_out_of_the_cache_finds_nothing_and_leaves_nothing(core: EngineCore):
+    text = "the same words " * 10
+    for caches, is_found in ((False, False), (False, False), (True, False), (False, False)):
+        *_, finished = run(core, request(text, caches=caches))[0]
+        assert isinstance(finished, Finished)
+        assert (finished.report.n_cached > 0) == is_found
+    *_, finished = run(core, request(text))[0]
+    assert isinstance(finished, Finished)
+    assert finished.report.n_cached > 0
+    one, other = run(core, request(text, caches=False), request(text, caches=False))
+    assert text_of(one) == text_of(other)
+    assert [answers[-1].report.n_cached for answers in (one, other)] == [0, 0]
+
+
+def test_chances_after_the_samplers_are_of_the_tokens_that_they_leave(core: EngineCore):
+    sampling = SamplingOptions(temperature=1, top_k=3, top_p=1, min_p=0, seed=1)
+    wanted = request("x", sampling=sampling, n_logprobs=10, tells_chances_after=True, max_tokens=4)
+    deltas = [answer for answer in run(core, wanted)[0] if isinstance(answer, Delta)]
+    steps = [step for delta in deltas for step in delta.chances]
+    assert len(steps) == 4
+    for step in steps:
+        assert len(step.top) == 3
+        assert sum(math.exp(chance.logprob) for chance in step.top) == pytest.approx(1)
+        assert step.chosen.token in {chance.token for chance in step.top}

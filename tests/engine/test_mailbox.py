@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from llmedge.core.errors import EngineError
-from llmedge.engine.generation import Delta, Started, TokenChance, TokenChances
+from llmedge.engine.generation import Delta, GenerationReport, Started, TokenChance, TokenChances
 from llmedge.engine.mailbox import Mailbox
 
 
@@ -59,3 +59,15 @@ def test_a_reader_sleeps_until_there_is_a_word():
         return was_asleep
 
     assert asyncio.run(run())
+
+
+def test_joined_parts_keep_all_tokens_and_the_latest_report():
+    reports = [GenerationReport(3, 0, n, 0.0, 0.1, 0.1 * n, "length") for n in (1, 2)]
+
+    async def run() -> object:
+        box = Mailbox()
+        box.put(Delta("a", [], [1], reports[0]))
+        box.put(Delta("b", [], [2], reports[1]))
+        return await box.take()
+
+    assert asyncio.run(run()) == Delta("ab", [], [1, 2], reports[1])

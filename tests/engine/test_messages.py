@@ -101,3 +101,10 @@ def test_tokens_that_are_no_numbers_are_not_read():
     data = encode(Submit(1, Generation(TokenPrompt(["a"]))))  # type: ignore[list-item]
     with pytest.raises(msgspec.DecodeError):
         decode_for_child(data)
+
+
+def test_a_prompt_that_is_too_long_keeps_its_counts_on_the_way():
+    data = encode(Reply(1, Failed.of(ContextLengthError("long", "cut", n_prompt=9, n_ctx=4))))
+    error = decode_for_parent(data).value.error()  # type: ignore[union-attr]
+    assert isinstance(error, ContextLengthError)
+    assert (error.message, error.hint, error.n_prompt, error.n_ctx) == ("long", "cut", 9, 4)

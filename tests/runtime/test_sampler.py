@@ -184,3 +184,15 @@ def test_options_survive_the_way_to_another_process():
     options = SamplingOptions(seed=0, logit_bias=((1, -math.inf), (2, 0.5)), typical_p=0.5)
     packed = msgspec.msgpack.encode(options)
     assert msgspec.msgpack.decode(packed, type=SamplingOptions) == options
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_choice_that_is_told_of_is_the_one_that_is_not(asked: Context, temperature: float):
+    options = SamplingOptions(temperature=temperature, seed=3, repeat_penalty=1.3)
+    with SamplerChain(options, asked.model.vocab) as told, SamplerChain(options, 49152) as plain:
+        for _ in range(8):
+            token, left = told.sample_from(asked.logits()[0])
+            assert token == plain.sample(asked)
+            assert sum(math.exp(share) for share in left.values()) == pytest.approx(1)
+            assert (len(left) == 1) >= (temperature == 0)
+            assert token in left

@@ -54,7 +54,7 @@ def test_an_answer_can_be_sent_back_as_a_message():
     ("delta", "told"),
     [
         (ChunkDelta(), {}),
-        (ChunkDelta(role="assistant", content=""), {"role": "assistant", "content": ""}),
+        (ChunkDelta(role="assistant", content=None), {"role": "assistant", "content": None}),
         (
             ChunkDelta(tool_calls=[CallDelta(0, FunctionDelta(arguments="{"))]),
             {"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]},
@@ -92,7 +92,7 @@ def test_usage_and_timings_are_left_out_until_they_are_set():
 
 def test_a_model_is_owned_by_llmedge_and_its_facts_stand_apart():
     facts = ModelMeta("ready", "llama 1M", "llama", "Q4_0", ["hi"], 1, 2, 3, 4, 5, 6)
-    card = wire(ModelCard(id="m", created=1, meta=facts))
+    card = wire(ModelCard(id="m", created=1, meta=facts, aliases=["other"]))
     assert {card[name] for name in ("id", "object", "owned_by")} == {"m", "model", "llmedge"}
     assert card["meta"]["languages"] == ["hi"]
     assert len(card["meta"]) == 11

@@ -82,7 +82,7 @@ def test_a_chat_is_streamed_in_openais_shape(client: Client):
     assert len({chunk["id"] for chunk in chunks}) == 1
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas[0] == {"role": "assistant", "content": ""}
-    assert "".join(delta.get("content", "") for delta in deltas) == "Hello world"
+    assert "".join(delta.get("content") or "" for delta in deltas) == "Hello world"
     assert deltas[-1] == {}
     reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
     assert reasons == [None, None, None, "stop"]

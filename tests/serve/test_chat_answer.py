@@ -4,7 +4,7 @@ import math
 import msgspec
 import pytest
 
-from llmedge.engine.generation import GenerationReport, Started, TokenChance, TokenChances
+from llmedge.engine.generation import GenerationReport, Progress, Started, TokenChance, TokenChances
 from llmedge.serve.answer import (
     Answer,
     Call,
@@ -14,6 +14,7 @@ from llmedge.serve.answer import (
     ChatPart,
     Content,
     Ended,
+    Measured,
     Reasoning,
 )
 from llmedge.serve.chat_answer import ChatAnswer
@@ -147,3 +148,24 @@ def test_tokens_are_told_by_their_bytes_and_with_numbers_that_json_has():
         assert (token["token"], token["bytes"], token["logprob"]) == ("\ufffd", [0xE0], -0.5)
         assert [each["logprob"] for each in token["top_logprobs"]] == [-0.5, -9999.0]
     assert wire(new().chunk(0, Content("a")))["choices"][0]["logprobs"] is None
+
+
+def test_how_far_the_prompt_is_is_a_chunk_of_its_own():
+    chunk = wire(new().chunk(0, Progress(10, 4, 6, 0.5)))
+    assert chunk["prompt_progress"] == {"total": 10, "cache": 4, "processed": 6, "time_ms": 500.0}
+    assert chunk["choices"][0]["delta"] == {}
+
+
+def test_what_the_answer_took_so_far_stands_in_the_next_chunk_alone():
+    one = new()
+    assert one.chunk(0, Measured(REPORT)) is None
+    assert wire(one.chunk(0, Content("a")))["timings"]["predicted_n"] == 5
+    assert "timings" not in wire(one.chunk(0, Content("b")))
+
+
+def test_the_counts_of_one_answer_come_with_its_speed():
+    for n in (1, 2):
+        answer = new(n)
+        for index in range(n):
+            answer.chunk(index, Ended(REPORT, "stop"))
+        assert ("timings" in wire(answer.usage())) == (n == 1)

@@ -8,6 +8,7 @@ import pytest
 from llmedge.core.errors import UnsupportedError
 from llmedge.core.settings import load_settings
 from llmedge.runtime.context import ContextOptions
+from llmedge.serve.served import Defaults
 from llmedge.serve.server import ServeOptions, background_server, model_source, open_engine
 from tests.gguf_files import replace_value, write_tiny_model
 from tests.serve.endpoint import CHAT, Client
@@ -40,7 +41,7 @@ def client(thinker: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         context=ContextOptions(n_ctx=512, n_seq_max=2),
         n_draft=3,
         draft_path=thinker,
-        reasoning_budget=20,
+        defaults=Defaults(reasoning_budget=20),
     )
     with (
         open_engine(thinker, options, settings) as engine,

@@ -186,3 +186,21 @@ def test_a_choice_that_cannot_be_answered_ends_the_others_before_the_status_is_s
         return reply.status, responder.n_closed
 
     assert asyncio.run(run()) == (429, 2)
+
+
+USER = {"role": "user", "content": "Hello"}
+
+
+@pytest.mark.parametrize("prefix", ["/v1", ""])
+def test_a_chats_prompt_is_counted_without_an_answer(prefix: str):
+    responder = ScriptedResponder()
+    reply = post(responder, f"{prefix}/chat/completions/input_tokens", messages=[USER])
+    assert (reply.status, reply.json) == (200, {"input_tokens": len("<user>Hello")})
+    assert responder.calls == []
+
+
+def test_what_the_model_was_asked_is_told_to_who_wants_it():
+    reply = post(ScriptedResponder(), verbose=True, top_k=3)
+    assert reply.json["__verbose"]["prompt"] == "<user>Hello"
+    assert reply.json["__verbose"]["generation_settings"]["top_k"] == 3
+    assert "__verbose" not in post(ScriptedResponder()).json

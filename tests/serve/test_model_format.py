@@ -19,6 +19,7 @@ from llmedge.serve.answer import (
 )
 from llmedge.serve.chat_service import ChatService
 from llmedge.serve.model_format import ModelFormats
+from llmedge.serve.served import Defaults
 from tests.fakes import FakeEngine
 from tests.serve.endpoint import CHAT, serving
 
@@ -137,7 +138,7 @@ def test_an_endpoints_own_budget_holds_where_a_call_does_not_say():
 
 
 def test_the_service_passes_the_limit_on():
-    with serving(engine := hermes("Hello"), reasoning_budget=9) as client:
+    with serving(engine := hermes("Hello"), defaults=Defaults(reasoning_budget=9)) as client:
         client.post(CHAT, {"messages": USER})
         client.post(CHAT, {"messages": USER, "reasoning_effort": "none"})
     assert [request.reasoning.n_max for request in engine.requests] == [9, 0]
@@ -168,3 +169,8 @@ def test_openais_clients_get_calls_whole_and_streamed():
     assert parts[0]["function"]["name"] == "weather"
     joined = "".join(part["function"].get("arguments") or "" for part in parts)
     assert json.loads(joined) == {"city": "पुणे"}
+
+
+def test_a_model_that_does_not_reason_keeps_within_any_budget():
+    info = ModelInfo(id="fake", n_ctx=4096, chat_template="{{ messages }}")
+    assert opened(FakeEngine(info=info), reasoning_budget=100).prompt.arguments == {}

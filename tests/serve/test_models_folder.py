@@ -42,7 +42,7 @@ class Folder:
         return ModelSource(info, open_engine)
 
     def pool(self, **options) -> ModelPool:
-        return ModelPool([], Limits(), Drain(), Meters(), folder=self.models, **options)
+        return ModelPool(self.models, Limits(), Drain(), Meters(), **options)
 
     def offered(self) -> list[str]:
         return sorted(self.models.look().sources)

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from llmedge.engine.engine import Embedding
+from llmedge.engine.engine import Embedding, EngineStats
 from llmedge.serve.native import routes
 from tests.serve.dialects import MODEL, FakeResponder, serving
 
@@ -188,3 +188,21 @@ def test_openais_client_understands_an_embedding(client):
     with openai.OpenAI(base_url=f"{client.url}/v1", api_key="x") as sdk:
         answer = sdk.embeddings.create(model=MODEL, input=["abc", "d"], dimensions=2)
     assert answer.data[1].embedding == pytest.approx([0.6, 0.8])
+
+
+def test_slots_say_whether_they_work_and_nothing_of_what_they_do(client, monkeypatch):
+    async def stats() -> EngineStats:
+        return EngineStats(n_running=1)
+
+    monkeypatch.setattr(client.responder.engine, "stats", stats)
+    assert client.get("/slots") == (
+        200,
+        [{"id": 0, "n_ctx": 4096, "is_processing": True}],
+    )
+
+
+def test_the_defaults_of_sampling_are_told_under_llama_servers_names(client):
+    _, body = client.get("/props")
+    params = body["default_generation_settings"]["params"]
+    assert (params["temperature"], params["repeat_last_n"]) == (0.8, 64)
+    assert params["seed"] == 0xFFFFFFFF

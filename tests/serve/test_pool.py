@@ -158,3 +158,21 @@ def test_names_must_differ_and_one_model_needs_none():
             await pool.engine("b")
 
     asyncio.run(run())
+
+
+def test_a_model_is_asked_for_by_its_further_names_and_by_no_other():
+    with serving(FakeEngine(), aliases=("gpt-4.1", "test")) as client:
+        for name in ("fake:Q4_0", "gpt-4.1", "test"):
+            status, body = client.post(CHAT, {**HELLO, "model": name})
+            assert (status, body["model"]) == (200, "fake:Q4_0")
+        assert client.post(CHAT, {**HELLO, "model": "gpt-4"})[0] == 404
+        (card,) = client.get("/v1/models")[1]["data"]
+        assert (card["id"], card["aliases"]) == ("fake:Q4_0", ["gpt-4.1", "test"])
+
+
+def test_a_further_name_of_several_models_is_refused():
+    with (
+        pytest.raises(UsageError, match="which model"),
+        serving(Shelf("a", "b").sources, aliases=("c",)),
+    ):
+        pass

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmedge.core.errors import UnsupportedError, UsageError
+from llmedge.core.errors import LlmedgeError, UnsupportedError, UsageError
 from llmedge.engine.engine import ModelInfo
 from llmedge.engine.generation import Constraint, Generation, TextPrompt, TokenPrompt
 from llmedge.runtime.sampler import SamplingOptions
@@ -88,13 +88,37 @@ def test_every_field_reaches_the_engine():
         )
 
 
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"continue_final_message": True, "add_generation_prompt": True}, "contradict"),
+        ({"add_generation_prompt": False, "continue_final_message": False}, "not supported"),
+    ],
+)
+def test_what_ends_a_prompt_cannot_be_asked_two_ways(fields: dict[str, object], word: str):
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(LlmedgeError, match=word):
+        chat(messages=messages, **fields)
+
+
+def test_two_last_messages_of_the_assistant_are_no_beginning_of_an_answer():
+    messages = [{"role": "assistant", "content": text} for text in ("a", "b")]
+    with pytest.raises(UsageError, match="two messages"):
+        chat(messages=messages)
+
+
+def test_a_request_may_stay_out_of_the_cache():
+    assert [chat(cache_prompt=given).caches for given in (None, True, False)] == [True, True, False]
+    assert not text(cache_prompt=False).caches
+
+
 def test_a_bias_may_be_llama_servers_pairs():
     assert chat(logit_bias=[[5, 1.5], [6, False]]).sampling.logit_bias == ((5, 1.5), (6, -math.inf))
 
 
 def test_several_answers_have_seeds_that_count_up():
     assert [call.sampling.seed for call in chats(n=3, seed=0)] == [0, 1, 2]
-    assert [call.sampling.seed for call in chats(n=2)] == [None, None]
+    assert len({call.sampling.seed for call in chats(n=3)} | {None}) == 4  # a server's seed is one
     made = texts(prompt=["a", [1, 2]], n=2, seed=5)
     assert [(g.prompt, g.sampling.seed) for g in made] == [
         (TextPrompt("a"), 5),

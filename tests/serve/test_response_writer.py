@@ -3,12 +3,14 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmedge.engine.generation import Progress
 from llmedge.serve.answer import (
     CallArguments,
     CallEnded,
     CallStarted,
     ChatCall,
     Content,
+    Measured,
     Reasoning,
 )
 from llmedge.serve.prompt_tokens import count_tokens
@@ -48,3 +50,17 @@ def test_a_prompt_that_has_its_bos_gets_no_other():
     with_bos = FakeResponder(bos="user")
     assert asyncio.run(count_tokens(without, without.engine, call)) == 9
     assert asyncio.run(count_tokens(with_bos, with_bos.engine, call)) == 8
+
+
+def test_progress_and_times_stand_in_events_that_openais_clients_know():
+    writer = ResponseWriter(
+        response_object(ResponsesRequest(input="x"), ChatCall(messages=[]), "m")
+    )
+    (progress,) = writer.feed(Progress(10, 4, 6, 0.5))
+    assert (progress["type"], progress["prompt_progress"]["cache"]) == ("response.in_progress", 4)
+    assert writer.feed(Measured(ended().report)) == []
+    *_, timed = writer.feed(Content("a"))
+    (plain,) = writer.feed(Content("b"))
+    assert timed["timings"]["predicted_n"] == 5
+    assert "timings" not in plain
+    assert writer.feed(ended())[-1]["timings"]["predicted_n"] == 5

@@ -14,11 +14,12 @@ from llmedge.core.errors import (
 )
 from llmedge.engine.engine import Embedding, ModelInfo
 from llmedge.engine.generation import Delta, Event, Finished, Generation, Started, TextPrompt
+from llmedge.runtime.sampler import SamplingOptions
 from llmedge.serve import request_log
 from llmedge.serve.limits import Drain, Limits
 from llmedge.serve.metrics import Meters
 from llmedge.serve.request_log import RequestRecord
-from llmedge.serve.served import ServedEngine
+from llmedge.serve.served import Defaults, ServedEngine
 from tests.fakes import FakeEngine
 
 ASKED = Generation(TextPrompt("Once"))
@@ -193,3 +194,12 @@ def test_it_shows_the_engines_state_and_ends_it():
     assert asyncio.run(served.engine.stats()).n_cells_used == 42
     served.engine.close()
     assert served.fake.state == served.engine.state == "closed"
+
+
+def test_what_a_request_leaves_open_is_the_servers_default(record: RequestRecord):
+    defaults = Defaults(max_tokens=3, seed=42)
+    open_ended = defaults.fill(Generation(TextPrompt("Once")))
+    assert (open_ended.max_tokens, open_ended.sampling.seed) == (3, 42)
+    asked = Generation(TextPrompt("Once"), max_tokens=9, sampling=SamplingOptions(seed=0))
+    assert defaults.fill(asked) == asked
+    assert Defaults().fill(asked) == asked

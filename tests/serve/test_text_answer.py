@@ -3,8 +3,8 @@ import math
 
 import msgspec
 
-from llmedge.engine.generation import GenerationReport, Started, TokenChance, TokenChances
-from llmedge.serve.answer import Answer, Content, Ended, Reasoning
+from llmedge.engine.generation import GenerationReport, Progress, Started, TokenChance, TokenChances
+from llmedge.serve.answer import Answer, Content, Ended, Measured, Reasoning
 from llmedge.serve.text_answer import TextAnswer
 
 REPORT = GenerationReport(10, 4, 5, 0.0, 0.5, 2.0, "stop")
@@ -87,3 +87,13 @@ def test_log_probabilities_are_numbers_that_json_has():
     part = Content("a", tuple(chances(b"a", logprob=-math.inf)))
     found = wire(new().chunk(0, part))["choices"][0]["logprobs"]
     assert (found["token_logprobs"], found["top_logprobs"]) == ([-9999.0], [{"a": -9999.0}])
+
+
+def test_progress_and_times_are_told_as_in_a_chat():
+    answer = TextAnswer("m", "llmedge-1", 1, n_per_prompt=1)
+    chunk = answer.chunk(0, Progress(10, 4, 6, 0.5))
+    assert msgspec.to_builtins(chunk)["prompt_progress"]["processed"] == 6
+    report = GenerationReport(10, 4, 5, 0.0, 0.5, 2.0, "stop")
+    assert answer.chunk(0, Measured(report)) is None
+    assert msgspec.to_builtins(answer.chunk(0, Content("a")))["timings"]["predicted_n"] == 5
+    assert "timings" not in msgspec.to_builtins(answer.chunk(0, Content("b")))
