@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from llmedge.serve.answer_schema import PromptProgress, Timings
+from llmedge.serve.answer_schema import PromptProgress, Timings  # noqa: TC001 - msgspec reads it
 
 
 class ResponsesRequest(msgspec.Struct, kw_only=True):

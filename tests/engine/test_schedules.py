@@ -174,7 +174,7 @@ def new_world(seed: int, cuts: str, *, faults: bool = True) -> World:
         n_slots=draw.randint(1, n_seq_max), max_state_bytes=draw.choice([0, 600, 1 << 20])
     )
     drafter = SeerDrafter(draw.randint(1, 5), random.Random(seed)) if draw.random() < 0.5 else None
-    scheduler = Scheduler(backend, options, Pace(n_batch), Clock(backend), drafter)
+    scheduler = Scheduler(backend, options, Pace(n_batch), Clock(backend), drafter=drafter)
     long = [draw.randrange(1, N_VOCAB) for _ in range(80)]
     other = long[:40] + [draw.randrange(1, N_VOCAB) for _ in range(60)]
     stems = [long, other, [draw.randrange(1, N_VOCAB) for _ in range(30)]]

@@ -18,7 +18,10 @@ from llmedge.serve.answer import (
     Reasoning,
 )
 from llmedge.serve.chat_service import ChatService
+from llmedge.serve.limits import Drain, Limits
+from llmedge.serve.metrics import Meters
 from llmedge.serve.model_format import ModelFormats
+from llmedge.serve.pool import ModelPool
 from llmedge.serve.served import Defaults
 from tests.fakes import FakeEngine
 from tests.serve.endpoint import CHAT, serving
@@ -145,7 +148,7 @@ def test_the_service_passes_the_limit_on():
 
 
 def test_the_service_gives_other_dialects_the_same_prompt():
-    service = ChatService(pool=None)  # type: ignore[arg-type] - no model is looked up here
+    service = ChatService(ModelPool([], Limits(), Drain(), Meters()))
     call = ChatCall(messages=USER, tools=[WEATHER])
     prompt = asyncio.run(service.prompt(hermes(), call))
     # The fake's template shows no tools, so they are said in words.
