@@ -18,10 +18,8 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import os
 import random
 import re
-import signal
 import sys
 import time
 from collections import Counter, defaultdict
@@ -290,7 +288,7 @@ async def kill(server: Server, log: Log, every_s: float, ends_at: float) -> None
         if pid is not None:
             log.n_kills += 1
             log.killed_at = time.monotonic()
-            os.kill(pid, signal.SIGKILL)
+            psutil.Process(pid).kill()
 
 
 def slope_per_minute(rows: list[Body], key: str) -> float | None:
@@ -331,7 +329,7 @@ def end_state(server: Server) -> Body:
         "kv_cells_of_nobody": used - reusable,
         "engine_restarts": metric(page, "engine_restarts_total"),
         "connections": len(psutil.Process(server.pid).net_connections()) - 1,
-        "files": psutil.Process(server.pid).num_fds(),
+        "files": len(psutil.Process(server.pid).open_files()),
         "threads": psutil.Process(server.pid).num_threads(),
     }
 
