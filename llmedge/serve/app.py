@@ -62,7 +62,7 @@ def build_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncGenerator[None]:
         del app
-        tasks = [asyncio.create_task(work) for work in (pool.sweep(), watch.run())]
+        tasks = [asyncio.create_task(work) for work in (pool.sweep(), watch.run(), service.learn())]
         yield
         for task in tasks:
             task.cancel()

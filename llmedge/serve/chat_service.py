@@ -5,9 +5,10 @@ Implements `answer.Responder`, which all dialects speak to.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-from llmedge.core.errors import UnsupportedError
+from llmedge.core.errors import LlmedgeError, UnsupportedError
 from llmedge.engine.generation import Delta, Finished, Generation, Progress, Started
 from llmedge.serve.answer import CallStarted, ChatCall, ChatPart, Content, Ended, Measured
 from llmedge.serve.model_format import ModelFormats
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from llmedge.serve.answer import EndReason, ServedModel
     from llmedge.serve.model_format import ParsedPart
     from llmedge.serve.pool import ModelPool
+
+_log = logging.getLogger("llmedge.serve")
 
 
 class ChatService:
@@ -41,6 +44,15 @@ class ChatService:
     def models(self) -> Sequence[ServedModel]:
         """Return all models that can be asked for."""
         return self._pool.models()
+
+    async def learn(self) -> None:
+        """Try out the templates of loaded models, before the first chat waits for it."""
+        for engine in self._pool.engines.values():
+            if engine.info.can_generate:
+                try:
+                    await self._formats.learn(engine)
+                except LlmedgeError as error:  # the first chat will say so
+                    _log.warning("the template of %s was not tried out: %s", engine.info.id, error)
 
     async def prompt(self, engine: Engine, call: ChatCall) -> ChatPrompt:
         """Return the prompt that `chat` would give to an engine."""

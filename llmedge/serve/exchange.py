@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
@@ -10,9 +11,9 @@ from starlette.responses import Response
 from llmedge.core.errors import LlmedgeError, UsageError
 from llmedge.engine.generation import Started
 from llmedge.serve.answer import Answer, collect
-from llmedge.serve.errors import error_response
+from llmedge.serve.errors import error_response, internal_error, stream_error
 from llmedge.serve.requests import decode_request
-from llmedge.serve.stream import close, unless_client_leaves
+from llmedge.serve.stream import close, encode_event, unless_client_leaves
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from llmedge.serve.answer import ChatPart
 
     Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+_log = logging.getLogger("llmedge.serve")
 
 RequestT = TypeVar("RequestT", bound=msgspec.Struct)
 ResultT = TypeVar("ResultT")
@@ -130,6 +133,20 @@ async def ending(parts: AsyncIterator[Any], work: Awaitable[ResultT]) -> ResultT
         return await work
     finally:
         await close(parts)
+
+
+async def told(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Pass a stream on, and end it with what goes wrong in it: its status was sent long ago."""
+    try:
+        async for event in events:
+            yield event
+    except LlmedgeError as error:
+        yield encode_event(stream_error(error))
+    except Exception:  # noqa: BLE001 - a bug ends one stream, and its client is told
+        _log.exception("bug in a stream")
+        yield encode_event(internal_error())
+    finally:
+        await close(events)
 
 
 def event_bytes(name: str, payload: object) -> bytes:

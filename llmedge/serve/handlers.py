@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.responses import Response
 from starlette.routing import Route
 
-from llmedge.core.errors import LlmedgeError
 from llmedge.engine.generation import Started
 from llmedge.serve import schema
 from llmedge.serve.answer import ChatPart, collect, text_parts
 from llmedge.serve.answer_schema import Verbose
 from llmedge.serve.call_fields import is_effort_ignored
 from llmedge.serve.chat_answer import ChatAnswer
-from llmedge.serve.errors import internal_error, stream_error
+from llmedge.serve.exchange import told
 from llmedge.serve.native_answer import generation_settings
 from llmedge.serve.native_schema import ChatTokens
 from llmedge.serve.prompt_tokens import count_tokens
@@ -46,8 +44,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from llmedge.serve.answer import Responder
-
-_log = logging.getLogger("llmedge.serve")
 
 
 def routes(
@@ -145,7 +141,7 @@ class Completions:
             raise
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         events = _stream(sources, answer, with_usage=with_usage)
-        return event_stream(events, headers, ping_s=self._keep_alive_s)
+        return event_stream(told(events), headers, ping_s=self._keep_alive_s)
 
 
 async def _expect_start(parts: AsyncIterator[ChatPart]) -> None:
@@ -159,19 +155,12 @@ async def _stream(
     *,
     with_usage: bool,
 ) -> AsyncIterator[bytes]:
-    try:
-        for chunk in answer.first():
-            yield encode_event(chunk)
-        async with contextlib.aclosing(merge(sources)) as parts:
-            async for index, part in parts:
-                if (chunk := answer.chunk(index, part)) is not None:
-                    yield encode_event(chunk)
-        if with_usage:
-            yield encode_event(answer.usage())
-        yield DONE
-    except LlmedgeError as error:
-        # The status was sent long ago: the error is the stream's last event, and no [DONE].
-        yield encode_event(stream_error(error))
-    except Exception:  # noqa: BLE001 - a bug ends one stream, and its client is told
-        _log.exception("bug in a stream")
-        yield encode_event(internal_error())
+    for chunk in answer.first():
+        yield encode_event(chunk)
+    async with contextlib.aclosing(merge(sources)) as parts:
+        async for index, part in parts:
+            if (chunk := answer.chunk(index, part)) is not None:
+                yield encode_event(chunk)
+    if with_usage:
+        yield encode_event(answer.usage())
+    yield DONE

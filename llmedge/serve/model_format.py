@@ -83,7 +83,19 @@ class ModelFormats:
 
     def __init__(self, reasoning_budget: int | None = None) -> None:
         self._reasoning_budget = reasoning_budget
-        self._known: dict[tuple[str, str], _ModelFormat] = {}
+        self._known: dict[tuple[str, str], ModelFormat] = {}
+
+    async def learn(self, engine: Engine) -> ModelFormat:
+        """Return what a model writes, and try its template out if that was not done yet.
+
+        Raises:
+            EngineError: The engine's process ended.
+        """
+        info = engine.info
+        key = (info.id, info.chat_template)
+        if key not in self._known:
+            self._known[key] = await _learn(engine)
+        return self._known[key]
 
     async def open(self, engine: Engine, call: ChatCall) -> AnswerFormat:
         """Return the format of one answer.
@@ -99,11 +111,7 @@ class ModelFormats:
                 "an answer of a given form cannot call tools",
                 'leave the tools out, or send tool_choice "none"',
             )
-        info = engine.info
-        key = (info.id, info.chat_template)
-        if key not in self._known:
-            self._known[key] = await _learn(engine)
-        known = self._known[key]
+        known = await self.learn(engine)
         prompt = ChatPrompt(
             messages=normalise(call.messages, tools, known.form, known.traits),
             tools=[tool.to_json() for tool in tools] if tools and known.traits.has_tools else None,
@@ -133,7 +141,7 @@ class ModelFormats:
 
 
 @dataclass(frozen=True, slots=True)
-class _ModelFormat:
+class ModelFormat:
     """What is known of one model.
 
     Attributes:
@@ -147,18 +155,18 @@ class _ModelFormat:
     tokens: Mapping[str, int]
 
 
-async def _learn(engine: Engine) -> _ModelFormat:
+async def _learn(engine: Engine) -> ModelFormat:
     template = engine.info.chat_template
     form = detect(template)
     if not template:  # the engine refuses the chat itself, in words of its own
-        return _ModelFormat(form, TemplateTraits(), {})
+        return ModelFormat(form, TemplateTraits(), {})
     tokens: dict[str, int] = {}
     for mark in marks(form):
         ids = await engine.tokenize(mark, add_special=False, parse_special=True)
         letters = await engine.tokenize(mark, add_special=False, parse_special=False)
         if len(ids) == 1 and ids != letters:
             tokens[mark] = ids[0]
-    return _ModelFormat(form, await _learn_traits(engine), tokens)
+    return ModelFormat(form, await _learn_traits(engine), tokens)
 
 
 async def _learn_traits(engine: Engine) -> TemplateTraits:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 from starlette.routing import Route
 
-from llmedge.core.errors import LlmedgeError, UsageError
+from llmedge.core.errors import UsageError
 from llmedge.engine.generation import (
     Delta,
     Event,
@@ -23,8 +22,8 @@ from llmedge.engine.generation import (
 )
 from llmedge.serve.call_fields import refuse_media, stop_texts
 from llmedge.serve.constraints import request_constraint
-from llmedge.serve.errors import error_response, internal_error, stream_error
-from llmedge.serve.exchange import ending, json_response, read_request, shaped
+from llmedge.serve.errors import error_response
+from llmedge.serve.exchange import ending, json_response, read_request, shaped, told
 from llmedge.serve.native_answer import NativeAnswer, generation_settings, only
 from llmedge.serve.native_schema import NativeCompletionRequest, TextWithMedia
 from llmedge.serve.requests import (
@@ -55,7 +54,6 @@ if TYPE_CHECKING:
     from llmedge.engine.engine import Engine
     from llmedge.serve.answer import Responder
 
-_log = logging.getLogger("llmedge.serve")
 _Piece: TypeAlias = str | int
 _Given: TypeAlias = str | TextWithMedia | list[_Piece | list[_Piece] | TextWithMedia]
 _MAX_BIASED_TEXTS = 256
@@ -106,7 +104,7 @@ class _Handler:
         except BaseException:
             await close_all([job.events for job in jobs])
             raise
-        return event_stream(_events(jobs), headers, ping_s=self._keep_alive_s)
+        return event_stream(told(_events(jobs)), headers, ping_s=self._keep_alive_s)
 
 
 async def _jobs(
@@ -250,21 +248,14 @@ async def _expect_start(job: _Job) -> None:
 
 async def _events(jobs: Sequence[_Job]) -> AsyncIterator[bytes]:
     sources = [job.events for job in jobs]
-    try:
-        async with contextlib.aclosing(merge(sources)) as events:
-            async for index, event in events:
-                match event:
-                    case Delta():
-                        yield encode_event(jobs[index].answer.add(event))
-                    case Progress():
-                        yield encode_event(jobs[index].answer.progress(event))
-                    case Finished(report):
-                        yield encode_event(jobs[index].answer.last(report))
-                    case Started():
-                        pass
-    except LlmedgeError as error:
-        # The status was sent long ago: the error is the stream's last event.
-        yield encode_event(stream_error(error))
-    except Exception:  # noqa: BLE001 - a bug ends one stream, and its client is told
-        _log.exception("bug in a stream")
-        yield encode_event(internal_error())
+    async with contextlib.aclosing(merge(sources)) as events:
+        async for index, event in events:
+            match event:
+                case Delta():
+                    yield encode_event(jobs[index].answer.add(event))
+                case Progress():
+                    yield encode_event(jobs[index].answer.progress(event))
+                case Finished(report):
+                    yield encode_event(jobs[index].answer.last(report))
+                case Started():
+                    pass

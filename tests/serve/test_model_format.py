@@ -21,7 +21,7 @@ from llmedge.serve.chat_service import ChatService
 from llmedge.serve.limits import Drain, Limits
 from llmedge.serve.metrics import Meters
 from llmedge.serve.model_format import ModelFormats
-from llmedge.serve.pool import ModelPool
+from llmedge.serve.pool import ModelPool, pool_of
 from llmedge.serve.served import Defaults
 from tests.fakes import FakeEngine
 from tests.serve.endpoint import CHAT, serving
@@ -145,6 +145,33 @@ def test_the_service_passes_the_limit_on():
         client.post(CHAT, {"messages": USER})
         client.post(CHAT, {"messages": USER, "reasoning_effort": "none"})
     assert [request.reasoning.n_max for request in engine.requests] == [9, 0]
+
+
+def test_templates_of_loaded_models_are_tried_out_before_a_chat_waits_for_it(monkeypatch):
+    rendered: list[object] = []
+    engine = hermes("Hello")
+    render = engine.render
+
+    async def noted(prompt) -> str:
+        rendered.append(prompt)
+        return await render(prompt)
+
+    monkeypatch.setattr(engine, "render", noted)
+    pool = pool_of(engine, Limits(), Drain(), Meters())
+    service = ChatService(pool)
+
+    async def main() -> list[int]:
+        await service.learn()
+        counts = [len(rendered)]
+        for _ in range(2):
+            async for _ in service.chat(pool.engines[engine.info.id], ChatCall(messages=USER)):
+                pass
+            counts.append(len(rendered))
+        return counts
+
+    learned, first, second = asyncio.run(main())
+    assert learned > 2
+    assert first - learned == second - first <= 2
 
 
 def test_the_service_gives_other_dialects_the_same_prompt():
