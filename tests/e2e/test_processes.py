@@ -31,7 +31,9 @@ class Server:
 
     def __init__(self, *arguments: object) -> None:
         command = [*LLMEDGE, "serve", *map(str, arguments), "--port", "0"]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        # What only the tests know of is an unknown setting to the command line.
+        known = {name: value for name, value in os.environ.items() if "LLMEDGE_TEST_" not in name}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=known)
         assert self.process.stderr is not None
         self.said = ""
         self.url = ""
