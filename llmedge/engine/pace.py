@@ -24,7 +24,7 @@ class Pace:
     """
 
     def __init__(
-        self, n_batch: int, stretch: float = 1.9, unnoticed_s: float = 0.05, n_min: int = _N_ROWS
+        self, n_batch: int, stretch: float = 1.6, unnoticed_s: float = 0.04, n_min: int = _N_ROWS
     ) -> None:
         self._n_batch = n_batch
         self._stretch = stretch

@@ -331,7 +331,7 @@ class Scheduler:
         """Note what was computed, and sample from it."""
         for item, sequence in zip(plan.items, plan.sequences, strict=True):
             self._kv.commit(sequence, len(item.tokens))
-            if sequence.n_computed in sequence.stops:
+            if sequence.n_computed in sequence.stops and self._kv.can_save(sequence.n_computed):
                 self._kv.save(sequence)
         outcomes: list[Outcome] = []
         start = self._clock()

@@ -38,7 +38,8 @@ class Sequence:
         order: When it came, in relation to others.
         leader: A sequence whose prompt is being computed and begins alike: waited for.
         n_awaited: So many tokens of the leader are to be shared.
-        stops: Lengths at which its state is saved, ascending.
+        stops: Lengths at which a part of the prompt ends, so that others can go on from there or
+            its state can be saved; ascending.
         added_s: When it came, by the scheduler's clock.
         started_s: When its prompt was begun; `None` before.
         first_s: When its first token was there; `None` before.
@@ -98,7 +99,7 @@ class Sequence:
         return leader is not None and leader.seq_id >= 0 and leader.n_computed < self.n_awaited
 
     def add_stop(self, length: int) -> None:
-        """Have the state saved when so many tokens are computed."""
+        """Let a part of the prompt end when so many tokens are computed."""
         if length > self.n_computed and length not in self.stops:
             insort(self.stops, length)
 

@@ -156,8 +156,8 @@ class Slots:
         """Give a running sequence its cells, or let it wait for who computes the same prompt."""
         sequence.leader, sequence.n_awaited = leader, n_shared
         if leader is not None:
-            if self._kv.can_save(n_shared):
-                leader.add_stop(n_shared)
+            # What differs is then computed in the same steps, and not beside the leader's answer.
+            leader.add_stop(n_shared)
             return
         self._kv.attach(sequence, reuse)
         if sequence.started_s is None:
