@@ -86,6 +86,7 @@ class EngineCore(Closable):
         self._end_tokens = self._vocab.end_tokens()
         self._n_lookup = 0 if drafter else n_draft
         self._runs: dict[int, _Run] = {}
+        self._telling: set[int] = set()  # of these, who tell how far their prompts are
         self._cancelled: set[int] = set()
         adapters = tuple(AdapterInfo(lora.name, scale) for lora, scale in loras)
         self.clerk = Clerk(context, adapters)
@@ -143,6 +144,8 @@ class EngineCore(Closable):
         )
         self._scheduler.add(sequence)
         self._runs[id_] = _Run(sequence, prepared)
+        if request.tells_progress:
+            self._telling.add(id_)
         return Started(sequence.n_prompt)
 
     def cancel(self, id_: int) -> None:
@@ -174,7 +177,7 @@ class EngineCore(Closable):
         """
         outcomes = self._scheduler.step()
         answers: list[tuple[int, Answer]] = [
-            (id_, progress) for id_, run in self._runs.items() for progress in run.progress()
+            (id_, progress) for id_ in self._telling for progress in self._runs[id_].progress()
         ]
         for outcome in outcomes:
             run = self._runs.get(outcome.sequence.id)
@@ -213,6 +216,7 @@ class EngineCore(Closable):
         run = self._runs.pop(id_, None)
         if run is None:
             return False
+        self._telling.discard(id_)
         run.sampler.close()
         return True
 
@@ -250,9 +254,9 @@ class _Run:
         return Delta(text, chances, tokens, so_far), "stop" if is_stopped else reason
 
     def progress(self) -> list[Progress]:
-        """Return how far the prompt is, where that is wanted and news."""
+        """Return how far the prompt is, where that is news."""
         sequence = self.sequence
-        if not self._request.tells_progress or sequence.started_s is None:
+        if sequence.started_s is None:
             return []
         seconds = time.perf_counter() - sequence.started_s
         told: list[Progress] = []

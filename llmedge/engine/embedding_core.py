@@ -88,7 +88,7 @@ class EmbeddingCore(Closable):
         self._cancelled: set[int] = set()
         self._n_tokens = self._n_steps = 0
         self._step_s = 0.0
-        self._n_seqs = _MAX_SEQS
+        self._n_slots = options.n_slots
         self.clerk = Clerk(self._embedder.context)
         self.info = msgspec.structs.replace(
             info,
@@ -109,7 +109,7 @@ class EmbeddingCore(Closable):
     def stats(self) -> EngineStats:
         """The counters of this moment."""
         return EngineStats(
-            n_slots=self.info.n_slots,
+            n_slots=self._n_slots,
             n_running=len(self._jobs),
             n_cells=self._embedder.n_tokens,
             n_prompt_tokens=self._n_tokens,
@@ -159,7 +159,7 @@ class EmbeddingCore(Closable):
     def limit(self, n_slots: int, *, forgets: bool) -> None:
         """Change how many texts are in one batch; nothing is kept that could be given up."""
         del forgets
-        self._n_seqs = max(1, min(n_slots, _MAX_SEQS)) if n_slots < self.info.n_slots else _MAX_SEQS
+        self._n_slots = max(1, min(n_slots, self.info.n_slots))
 
     def step(self) -> list[tuple[int, Answer]]:
         """Compute one batch and return the requests that it completed.
@@ -197,7 +197,8 @@ class EmbeddingCore(Closable):
         ids: list[int] = []
         texts: list[list[int]] = []
         n_tokens, most = 0, min(_BATCH_TOKENS, self._embedder.n_tokens)
-        while waiting and len(texts) < self._n_seqs:
+        n_seqs = min(self._n_slots, _MAX_SEQS) if self._n_slots < self.info.n_slots else _MAX_SEQS
+        while waiting and len(texts) < n_seqs:
             id_, at = waiting.popleft()
             job = self._jobs[id_]
             n_tokens += len(job.texts[at])

@@ -29,7 +29,7 @@ from llmedge.serve.exchange import (
     json_response,
     read_request,
     shaped,
-    start,
+    start_all,
     whole,
 )
 from llmedge.serve.prompt_tokens import count_tokens
@@ -68,7 +68,7 @@ class _Handlers:
         if not wanted.stream:
             answer = await whole(request, parts)
             return json_response(whole_message(frame, answer), headers=ignored_header(ignored))
-        started = await start(request, parts)
+        (started,) = await start_all(request, [parts])
         return event_stream(
             stream_events(frame, started.n_prompt, parts), ignored_header(ignored), _PING
         )

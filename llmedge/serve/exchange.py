@@ -13,10 +13,10 @@ from llmedge.engine.generation import Started
 from llmedge.serve.answer import Answer, collect
 from llmedge.serve.errors import error_response, internal_error, stream_error
 from llmedge.serve.requests import decode_request
-from llmedge.serve.stream import close, encode_event, unless_client_leaves
+from llmedge.serve.stream import close, close_all, encode_event, gather, unless_client_leaves
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from starlette.requests import Request
 
@@ -114,12 +114,13 @@ def refusal(error: LlmedgeError, payload: object) -> Response:
     return response
 
 
-async def start(request: Request, parts: AsyncIterator[ChatPart]) -> Started:
-    """Wait until an answer has begun: one that cannot be given gets its status, not a stream."""
-    part = await unless_client_leaves(request, _first(parts))
-    if not isinstance(part, Started):
-        raise RuntimeError("the answer did not start")
-    return part
+async def start_all(request: Request, sources: Sequence[AsyncIterator[Any]]) -> list[Started]:
+    """Wait until answers have begun: what cannot be answered gets its status, not a stream."""
+    try:
+        return await unless_client_leaves(request, gather([_start(parts) for parts in sources]))
+    except BaseException:
+        await close_all(sources)
+        raise
 
 
 async def whole(request: Request, parts: AsyncIterator[ChatPart]) -> Answer:
@@ -154,9 +155,8 @@ def event_bytes(name: str, payload: object) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), msgspec.json.encode(payload))
 
 
-async def _first(parts: AsyncIterator[ChatPart]) -> ChatPart:
-    try:
-        return await anext(parts)
-    except BaseException:
-        await close(parts)
-        raise
+async def _start(parts: AsyncIterator[Any]) -> Started:
+    part = await anext(parts)
+    if not isinstance(part, Started):
+        raise RuntimeError("the answer did not start")
+    return part

@@ -9,13 +9,12 @@ import msgspec
 from starlette.responses import Response
 from starlette.routing import Route
 
-from llmedge.engine.generation import Started
 from llmedge.serve import schema
 from llmedge.serve.answer import ChatPart, collect, text_parts
 from llmedge.serve.answer_schema import Verbose
 from llmedge.serve.call_fields import is_effort_ignored
 from llmedge.serve.chat_answer import ChatAnswer
-from llmedge.serve.exchange import told
+from llmedge.serve.exchange import start_all, told
 from llmedge.serve.native_answer import generation_settings
 from llmedge.serve.native_schema import ChatTokens
 from llmedge.serve.prompt_tokens import count_tokens
@@ -133,20 +132,10 @@ class Completions:
                 headers=headers,
                 media_type="application/json",
             )
-        # A request that cannot be answered gets its status before the stream begins.
-        try:
-            await unless_client_leaves(request, gather([_expect_start(s) for s in sources]))
-        except BaseException:
-            await close_all(sources)
-            raise
+        await start_all(request, sources)
         with_usage = bool(body.stream_options and body.stream_options.include_usage)
         events = _stream(sources, answer, with_usage=with_usage)
         return event_stream(told(events), headers, ping_s=self._keep_alive_s)
-
-
-async def _expect_start(parts: AsyncIterator[ChatPart]) -> None:
-    if not isinstance(await anext(parts), Started):
-        raise RuntimeError("the engine did not start")
 
 
 async def _stream(

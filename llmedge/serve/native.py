@@ -33,14 +33,13 @@ if TYPE_CHECKING:
     from llmedge.engine.engine import Engine, Score
 
 
-def routes(responder: Responder, *, embeds_anyway: bool = False) -> list[Route]:
+def routes(responder: Responder) -> list[Route]:
     """Return the routes.
 
     Args:
         responder: Finds models and lets them answer.
-        embeds_anyway: Also models that were not trained to embed texts do.
     """
-    handlers = _Handlers(responder, embeds_anyway=embeds_anyway)
+    handlers = _Handlers(responder)
     posts = {
         "/tokenize": handlers.tokenize,
         "/detokenize": handlers.detokenize,
@@ -63,9 +62,8 @@ def routes(responder: Responder, *, embeds_anyway: bool = False) -> list[Route]:
 
 
 class _Handlers:
-    def __init__(self, responder: Responder, *, embeds_anyway: bool) -> None:
+    def __init__(self, responder: Responder) -> None:
         self._responder = responder
-        self._embeds_anyway = embeds_anyway
 
     async def props(self, request: Request) -> Response:
         engine = await unless_client_leaves(
@@ -143,9 +141,7 @@ class _Handlers:
         wanted, ignored = await read_request(request, schema.EmbeddingsRequest)
         texts = texts_of(wanted.input)
         engine = await unless_client_leaves(request, self._responder.model(wanted.model))
-        work = embed_texts(
-            engine, texts, dimensions=wanted.dimensions, embeds_anyway=self._embeds_anyway
-        )
+        work = embed_texts(engine, texts, dimensions=wanted.dimensions)
         vectors = await unless_client_leaves(request, work)
         data: list[schema.EmbeddingItem] = []
         for index, vector in enumerate(vectors):

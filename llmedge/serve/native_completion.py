@@ -23,7 +23,14 @@ from llmedge.engine.generation import (
 from llmedge.serve.call_fields import refuse_media, stop_texts
 from llmedge.serve.constraints import request_constraint
 from llmedge.serve.errors import error_response
-from llmedge.serve.exchange import ending, json_response, read_request, shaped, told
+from llmedge.serve.exchange import (
+    ending,
+    json_response,
+    read_request,
+    shaped,
+    start_all,
+    told,
+)
 from llmedge.serve.native_answer import NativeAnswer, generation_settings, only
 from llmedge.serve.native_schema import NativeCompletionRequest, TextWithMedia
 from llmedge.serve.requests import (
@@ -36,7 +43,6 @@ from llmedge.serve.requests import (
 )
 from llmedge.serve.stream import (
     KEEP_ALIVE_S,
-    close_all,
     encode_event,
     event_stream,
     gather,
@@ -98,12 +104,9 @@ class _Handler:
     async def _stream(
         self, request: Request, jobs: Sequence[_Job], headers: dict[str, str]
     ) -> Response:
-        # A request that cannot be answered gets its status before the stream begins.
-        try:
-            await unless_client_leaves(request, gather([_expect_start(job) for job in jobs]))
-        except BaseException:
-            await close_all([job.events for job in jobs])
-            raise
+        begun = await start_all(request, [job.events for job in jobs])
+        for job, started in zip(jobs, begun, strict=True):
+            job.answer.start(started.n_prompt)
         return event_stream(told(_events(jobs)), headers, ping_s=self._keep_alive_s)
 
 
@@ -237,13 +240,6 @@ async def _collect(job: _Job, fields: Sequence[str] | None) -> dict[str, Any]:
             case Started() | Progress():
                 pass
     raise RuntimeError("the answer has no end")
-
-
-async def _expect_start(job: _Job) -> None:
-    event = await anext(job.events)
-    if not isinstance(event, Started):
-        raise RuntimeError("the engine did not start")
-    job.answer.start(event.n_prompt)
 
 
 async def _events(jobs: Sequence[_Job]) -> AsyncIterator[bytes]:

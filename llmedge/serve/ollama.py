@@ -16,7 +16,7 @@ from llmedge.serve.exchange import (
     json_response,
     read_request,
     shaped,
-    start,
+    start_all,
     whole,
 )
 from llmedge.serve.ollama_answer import API_VERSION, OllamaAnswer, model_entry, refuse, show_model
@@ -50,14 +50,13 @@ _REFUSED = {
 }
 
 
-def routes(responder: Responder, *, embeds_anyway: bool = False) -> list[Route]:
+def routes(responder: Responder) -> list[Route]:
     """Return the routes of the dialect.
 
     Args:
         responder: Finds models and lets them answer.
-        embeds_anyway: Also models that were not trained to embed texts do.
     """
-    handlers = _Handlers(responder, embeds_anyway=embeds_anyway)
+    handlers = _Handlers(responder)
     posts = {
         "/api/chat": handlers.chat,
         "/api/generate": handlers.generate,
@@ -80,9 +79,8 @@ def routes(responder: Responder, *, embeds_anyway: bool = False) -> list[Route]:
 
 
 class _Handlers:
-    def __init__(self, responder: Responder, *, embeds_anyway: bool) -> None:
+    def __init__(self, responder: Responder) -> None:
         self._responder = responder
-        self._embeds_anyway = embeds_anyway
 
     async def chat(self, request: Request) -> Response:
         began_s = time.monotonic()
@@ -119,9 +117,7 @@ class _Handlers:
         engine = await unless_client_leaves(request, self._responder.model(wanted.model))
         loaded_s = time.monotonic()
         texts = [wanted.input] if isinstance(wanted.input, str) else wanted.input
-        work = embed_texts(
-            engine, texts, dimensions=wanted.dimensions, embeds_anyway=self._embeds_anyway
-        )
+        work = embed_texts(engine, texts, dimensions=wanted.dimensions)
         vectors = await unless_client_leaves(request, work)
         payload = schema.EmbedAnswer(
             model=engine.info.id,
@@ -135,7 +131,7 @@ class _Handlers:
     async def embeddings(self, request: Request) -> Response:
         wanted, ignored = await read_request(request, schema.EmbeddingsRequest)
         engine = await unless_client_leaves(request, self._responder.model(wanted.model))
-        work = embed_texts(engine, [wanted.prompt], embeds_anyway=self._embeds_anyway)
+        work = embed_texts(engine, [wanted.prompt])
         (vector,) = await unless_client_leaves(request, work)
         answer = schema.EmbeddingsAnswer(list(vector.values))
         return json_response(answer, headers=ignored_header(ignored))
@@ -201,7 +197,7 @@ async def _answer(
     headers = ignored_header(ignored)
     if wanted.stream is False:
         return json_response(answer.whole(await whole(request, parts)), headers=headers)
-    await start(request, parts)
+    await start_all(request, [parts])
     return PartsResponse(answer.lines(parts), headers, "application/x-ndjson")
 
 

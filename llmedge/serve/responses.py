@@ -34,7 +34,7 @@ from llmedge.serve.exchange import (
     json_response,
     read_request,
     shaped,
-    start,
+    start_all,
 )
 from llmedge.serve.prompt_tokens import count_tokens
 from llmedge.serve.requests import ignored_header
@@ -87,7 +87,7 @@ class _Handlers:
             work = ending(parts, _write_all(writer, parts))
             await unless_client_leaves(request, work)
             return json_response(writer.response, headers=ignored_header(ignored))
-        await start(request, parts)
+        await start_all(request, [parts])
         return event_stream(_stream(writer, parts), ignored_header(ignored))
 
     async def count(self, request: Request) -> Response:

@@ -33,7 +33,6 @@ async def embed_texts(
     texts: Sequence[str | Sequence[int]],
     *,
     dimensions: int | None = None,
-    embeds_anyway: bool = False,
 ) -> list[Embedding]:
     """Turn texts, or their tokens, into vectors, not normalised.
 
@@ -41,14 +40,13 @@ async def embed_texts(
         engine: Runs the model.
         texts: At least one.
         dimensions: Checked only; the caller cuts with `normalised`.
-        embeds_anyway: Also with a model that was not trained for it.
 
     Raises:
         UsageError: No texts, unknown tokens or wrong dimensions.
         UnsupportedError: The model was not trained for it.
     """
     info = engine.info
-    if not (info.can_embed or embeds_anyway):
+    if not info.can_embed:
         raise UnsupportedError(f"the model {info.id!r} was not trained to embed texts")
     if dimensions is not None and not 1 <= dimensions <= info.n_embd:
         raise UsageError(f"dimensions is {dimensions}, not from 1 to {info.n_embd}")

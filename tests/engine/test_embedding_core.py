@@ -56,6 +56,18 @@ def test_what_it_can_do_is_told(core: EmbeddingCore):
     assert (info.n_ctx, info.n_embd, info.n_slots) == (512, 256, 2)
 
 
+def test_fewer_slots_make_smaller_batches_and_are_told(core: EmbeddingCore):
+    assert core.stats.n_slots == 2
+    core.limit(1, forgets=True)
+    assert core.stats.n_slots == 1
+    answers = run(core, Embed(1, ["a", "b", "c"]))
+    assert isinstance(answers[1], Embeddings)
+    assert core.stats.n_steps == 3
+    core.limit(9, forgets=False)
+    run(core, Embed(2, ["a", "b", "c"]))
+    assert (core.stats.n_slots, core.stats.n_steps) == (2, 4)
+
+
 def test_requests_beside_each_other_get_the_vectors_that_each_gets_alone(
     core: EmbeddingCore, embedding_model: Path
 ):

@@ -29,7 +29,7 @@ def test_no_step_takes_longer_than_is_bearable_from_the_first_on(
     plain_s: float, share: float, n_streams: int
 ):
     pace, token_s = Pace(512), share * plain_s / n_streams
-    bearable_s = max(1.9 * plain_s, 0.05)
+    bearable_s = max(1.6 * plain_s, 0.04)
     for _ in range(60):
         n = pace.limit(n_streams)
         assert n <= 4 or plain_s + n * token_s <= bearable_s * 1.01
@@ -48,7 +48,7 @@ def test_one_slow_step_does_not_change_much():
     assert 0 < pace.limit(1) <= before
     for _ in range(40):
         pace.learn(1, 9, 0.19)
-    assert pace.limit(1) >= 7
+    assert pace.limit(1) >= 3
 
 
 def test_the_measure_is_taken_again_when_it_is_old():

@@ -442,6 +442,15 @@ def test_saved_states_are_bounded_and_the_oldest_goes_first():
     assert backend.n_restored == 1
 
 
+def test_prompts_that_begin_alike_are_finished_in_the_same_step():
+    backend = FakeBackend(n_cells=400, n_batch=128)
+    scheduler = Scheduler(backend, SchedulerOptions(4), clock=lambda: 0.0)
+    for number in range(3):
+        scheduler.add(new_sequence(backend, number, [*PROMPT, number, number], 3))
+    assert scheduler.step() == []  # what all begin with
+    assert [outcome.sequence.id for outcome in scheduler.step()] == [0, 1, 2]
+
+
 def test_those_who_wait_for_a_prefix_step_back_with_its_owner():
     backend = FakeBackend(n_cells=100, n_batch=8)
     scheduler = Scheduler(backend, SchedulerOptions(4), Pace(8, n_min=1), clock=lambda: 0.0)

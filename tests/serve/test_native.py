@@ -88,15 +88,13 @@ def test_base64_holds_the_same_numbers(client):
     assert struct.unpack("<4f", data) == pytest.approx(plain["data"][0]["embedding"])
 
 
-def test_a_model_that_was_not_trained_to_embed_does_not_unless_it_is_flagged():
+def test_a_model_that_was_not_trained_to_embed_or_to_rank_does_not():
     responder = FakeResponder(can_embed=False, can_rerank=False)
     with serving(routes(responder)) as client:
         status, body = client.post(EMBED, {"input": "abc"})
         assert (status, body["error"]["code"]) == (400, "unsupported")
         status, body = client.post("/rerank", {"query": "x", "documents": ["y"]})
         assert (status, body["error"]["code"]) == (400, "unsupported")
-    with serving(routes(responder, embeds_anyway=True)) as client:
-        assert client.post(EMBED, {"input": "abc"})[0] == 200
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -36,4 +36,3 @@ def test_what_cannot_be_embedded_is_refused():
             embed(["x"], dimensions=dimensions)
     with pytest.raises(UnsupportedError, match="not trained"):
         embed(["x"], FakeEngine(can_embed=False))
-    assert embed(["x"], FakeEngine(can_embed=False), embeds_anyway=True)
