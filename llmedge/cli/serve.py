@@ -131,6 +131,13 @@ class EndpointFlags:
             show_default=False,
         ),
     ] = None
+    cache_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep computed prompts here (1 GiB at most) for the next start; none by default.",
+            show_default=False,
+        ),
+    ] = None
     ttl: Annotated[
         float | None,
         typer.Option(
@@ -167,6 +174,7 @@ class EndpointFlags:
             tls_key=self.tls_key,
             socket_path=self.socket,
             aliases=tuple(self.alias or ()),
+            cache_dir=self.cache_dir,
             defaults=Defaults(self.max_tokens, self.seed, self.reasoning_budget),
         )
 

@@ -104,7 +104,7 @@ class Backend(Protocol):
         ...
 
     def save_state(self, seq_id: int) -> bytes:
-        """Return all that a sequence holds; never asked where `cuts` is `anywhere`."""
+        """Return all that a sequence holds."""
         ...
 
     def restore_state(self, seq_id: int, state: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,30 +11,28 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llmedge.core.closable import Closable
-from llmedge.core.errors import UnsupportedError
+from llmedge.core.errors import ResourceError, UnsupportedError
 from llmedge.engine.clerk import Clerk, Prepared
 from llmedge.engine.draft import PromptLookup
 from llmedge.engine.embedding_core import EmbeddingCore
 from llmedge.engine.engine import AdapterInfo, ModelInfo
 from llmedge.engine.generation import (
-    Delta,
     Finished,
-    FinishReason,
-    GenerationReport,
-    Progress,
     Started,
 )
 from llmedge.engine.llama_backend import LlamaBackend
 from llmedge.engine.llama_drafter import LlamaDrafter
 from llmedge.engine.messages import Answer, Failed, Load, Submit
+from llmedge.engine.run import Run
 from llmedge.engine.scheduler import Scheduler, SchedulerOptions
 from llmedge.engine.sequence import Outcome, Sequence
+from llmedge.engine.state_folder import StateFolder
 from llmedge.gguf.mixes import MIXES
 from llmedge.gguf.reader import Array
 from llmedge.host.sensors import EnergyMeter
 from llmedge.runtime.context import Context, ContextOptions
 from llmedge.runtime.embedding import is_causal, trained_pooling
-from llmedge.runtime.grapheme import GraphemeDetokenizer
+from llmedge.runtime.library import library_info
 from llmedge.runtime.lora import Lora, try_lora
 from llmedge.runtime.model import Model
 
@@ -43,6 +41,9 @@ if TYPE_CHECKING:
 
     from llmedge.engine.engine import EngineStats
     from llmedge.engine.messages import Entry, Paper
+
+
+_WORTH_KEEPING = 64  # tokens: fewer are computed as fast as read
 
 
 class EngineCore(Closable):
@@ -54,6 +55,7 @@ class EngineCore(Closable):
         options: How to share the context out.
         n_draft: Most tokens to guess ahead by prompt lookup; 0 guesses none.
         loras: Adapters that were loaded before the context, with the scales to use unasked.
+        states: Where states of sequences lie between two processes; `None` keeps none.
         drafter: Guesses them instead; closed by the core.
 
     Attributes:
@@ -70,6 +72,7 @@ class EngineCore(Closable):
         n_draft: int = 0,
         drafter: LlamaDrafter | None = None,
         loras: tuple[tuple[Lora, float], ...] = (),
+        states: StateFolder | None = None,
     ) -> None:
         self._context = context
         self._backend = LlamaBackend(context, [lora for lora, _ in loras])
@@ -82,10 +85,13 @@ class EngineCore(Closable):
             drafter=drafter,
         )
         self._backend.is_unwanted = self._is_unwanted
+        self._states = states
+        for kept in states.find() if states else ():
+            self._scheduler.kv.adopt((*kept.key, None), kept.tokens, kept.state)
         self._vocab = context.model.vocab
         self._end_tokens = self._vocab.end_tokens()
         self._n_lookup = 0 if drafter else n_draft
-        self._runs: dict[int, _Run] = {}
+        self._runs: dict[int, Run] = {}
         self._telling: set[int] = set()  # of these, who tell how far their prompts are
         self._cancelled: set[int] = set()
         adapters = tuple(AdapterInfo(lora.name, scale) for lora, scale in loras)
@@ -143,7 +149,7 @@ class EngineCore(Closable):
             drafts=PromptLookup(self._n_lookup) if self._n_lookup else None,
         )
         self._scheduler.add(sequence)
-        self._runs[id_] = _Run(sequence, prepared)
+        self._runs[id_] = Run(sequence, prepared)
         if request.tells_progress:
             self._telling.add(id_)
         return Started(sequence.n_prompt)
@@ -185,6 +191,19 @@ class EngineCore(Closable):
                 self._absorb(run, outcome, answers)
         return answers
 
+    def keep(self) -> None:
+        """Write the states of ended sequences to their folder, as far as its disk has room."""
+        if self._states is None:
+            return
+        for key, tokens, state in self._scheduler.kv.kept():
+            if len(tokens) < _WORTH_KEEPING:
+                continue
+            try:
+                self._states.write(key[:2], tokens, state)
+            except ResourceError as error:
+                sys.stderr.write(f"{error.message}\n")
+                return
+
     def close(self) -> None:
         """Free everything, the model too."""
         for run in self._runs.values():
@@ -197,7 +216,7 @@ class EngineCore(Closable):
     def _is_unwanted(self) -> bool:
         return bool(self._cancelled) and self._scheduler.wants_abort(self._cancelled)
 
-    def _absorb(self, run: _Run, outcome: Outcome, answers: list[tuple[int, Answer]]) -> None:
+    def _absorb(self, run: Run, outcome: Outcome, answers: list[tuple[int, Answer]]) -> None:
         id_ = run.sequence.id
         if outcome.error is not None:
             answers.append((id_, Failed.of(outcome.error)))
@@ -219,72 +238,6 @@ class EngineCore(Closable):
         self._telling.discard(id_)
         run.sampler.close()
         return True
-
-
-class _Run:
-    """One request on its way to its text."""
-
-    __slots__ = ("_detokenizer", "_matcher", "_n_told", "_request", "sampler", "sequence")
-
-    def __init__(self, sequence: Sequence, prepared: Prepared) -> None:
-        self.sequence = sequence
-        self.sampler = prepared.sampler
-        self._matcher = prepared.matcher
-        self._request = prepared.request
-        self._n_told = -1
-        self._detokenizer = GraphemeDetokenizer()
-
-    def take(
-        self, outcome: Outcome, piece: Callable[..., bytes]
-    ) -> tuple[Delta, FinishReason | None]:
-        """Return what a step adds to the text, and why that was the end, if it was."""
-        token, reason, text, is_stopped = outcome.token, outcome.finish_reason, "", False
-        chances = self.sampler.take_chance() if token is not None else []
-        tokens: list[int] = []
-        if token is not None and token not in self.sequence.end_tokens:
-            tokens = [token] if self._request.tells_tokens else []
-            data = piece(token, special=self._request.shows_special)
-            text, is_stopped = self._matcher.feed(self._detokenizer.feed(data))
-        elif token is not None:
-            chances = []
-        if reason is not None and not is_stopped:
-            rest, is_stopped = self._matcher.feed(self._detokenizer.finish())
-            text += rest if is_stopped else rest + self._matcher.finish()
-        so_far = self.report("length") if self._request.tells_times else None
-        return Delta(text, chances, tokens, so_far), "stop" if is_stopped else reason
-
-    def progress(self) -> list[Progress]:
-        """Return how far the prompt is, where that is news."""
-        sequence = self.sequence
-        if sequence.started_s is None:
-            return []
-        seconds = time.perf_counter() - sequence.started_s
-        told: list[Progress] = []
-        for n_done in (sequence.n_cached, min(sequence.n_computed, sequence.n_prompt)):
-            if n_done > self._n_told:
-                told.append(Progress(sequence.n_prompt, sequence.n_cached, n_done, seconds))
-                self._n_told = n_done
-        return told
-
-    def report(self, reason: FinishReason) -> GenerationReport:
-        """Say what the request took."""
-        sequence = self.sequence
-        started_s = sequence.last_s if sequence.started_s is None else sequence.started_s
-        first_s = sequence.last_s if sequence.first_s is None else sequence.first_s
-        return GenerationReport(
-            n_prompt=sequence.n_prompt,
-            n_cached=sequence.n_cached,
-            n_generated=sequence.n_generated,
-            queue_s=started_s - sequence.added_s,
-            prompt_s=first_s - started_s,
-            generation_s=sequence.last_s - first_s,
-            finish_reason=reason,
-            stop_text=self._matcher.found,
-            n_drafted=sequence.n_drafted,
-            n_accepted=sequence.n_accepted,
-            # Nothing is never what it took.
-            energy_j=sequence.energy_j if sequence.energy_j > 0 else None,
-        )
 
 
 def open_core(load: Load, on_progress: Callable[[float], bool]) -> EngineCore | EmbeddingCore:
@@ -320,10 +273,27 @@ def open_core(load: Load, on_progress: Callable[[float], bool]) -> EngineCore | 
             n_draft=load.n_draft,
             drafter=LlamaDrafter.open(load, context) if load.draft_path else None,
             loras=loras,
+            states=_state_folder(load),
         )
     except BaseException:
         model.close()
         raise
+
+
+def _state_folder(load: Load) -> StateFolder | None:
+    """Open the folder of what was computed by the same files, options and library."""
+    if not load.cache_dir:
+        return None
+    files = [load.path, *(lora.path for lora in load.loras)]
+    stats = [_path(file).stat() for file in files]
+    identity = repr(
+        (
+            [(stat.st_size, stat.st_mtime_ns) for stat in stats],
+            replace(load.context, n_threads=None),
+            library_info().commit,
+        )
+    )
+    return StateFolder(_path(load.cache_dir), identity.encode(), load.max_cache_bytes)
 
 
 def _path(data: bytes) -> Path:

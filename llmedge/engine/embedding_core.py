@@ -186,6 +186,9 @@ class EmbeddingCore(Closable):
         done = [id_ for id_, job in self._jobs.items() if len(job.rows) == len(job.texts)]
         return [(id_, self._answer(self._jobs.pop(id_))) for id_ in done]
 
+    def keep(self) -> None:
+        """Do nothing: no text's vector helps with another's."""
+
     def close(self) -> None:
         """Free everything, the model too."""
         self._embedder.close()

@@ -11,20 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from llmedge.core.errors import EngineError, IntegrityError
 from llmedge.engine.cells import CellLedger
 from llmedge.engine.prefix_cache import PrefixTrie
+from llmedge.engine.saved_state import StateInMemory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from llmedge.engine.backend import Backend
-    from llmedge.engine.sequence import Sequence
+    from llmedge.engine.saved_state import SavedState
+    from llmedge.engine.sequence import PrefixKey, Sequence
 
-
-class Checkpoint:
-    """The saved state of a sequence, for models that cannot go back to it otherwise."""
-
-    __slots__ = ("n_tokens", "state")
-
-    def __init__(self, n_tokens: int, state: bytes) -> None:
-        self.n_tokens = n_tokens
-        self.state = state
+_STATES_AT_LEAST = 8  # of ended sequences have room in memory: a longer one stays where it is
 
 
 class Reuse(NamedTuple):
@@ -37,7 +33,7 @@ class Reuse(NamedTuple):
     """
 
     n_tokens: int = 0
-    source: int | Checkpoint | None = None
+    source: int | SavedState | None = None
     n_known: int = 0
 
 
@@ -46,21 +42,24 @@ class KvCache:
 
     Args:
         backend: What computes.
-        max_state_bytes: Most bytes of saved states.
+        max_state_bytes: Most bytes of saved states in memory.
+        n_idle: Ended sequences that stay in the kv cache, of those whose state can be saved: every
+            step looks at the cells of all. `None` leaves all there.
 
     Attributes:
         n_changes: Grows whenever cells or ids may have become free.
     """
 
-    def __init__(self, backend: Backend, max_state_bytes: int) -> None:
+    def __init__(self, backend: Backend, max_state_bytes: int, n_idle: int | None = None) -> None:
         self._backend = backend
         self._max_state_bytes = max_state_bytes
+        self._n_idle = backend.n_seq_max if n_idle is None else n_idle
         self._ledger = CellLedger()
-        self._trie = PrefixTrie[int | Checkpoint]()
+        self._trie: PrefixTrie[PrefixKey, int | SavedState] = PrefixTrie()
         self._free_ids = list(range(backend.n_seq_max - 1, -1, -1))
         self._running: dict[int, Sequence] = {}
         self._cached: OrderedDict[int, None] = OrderedDict()
-        self._states: OrderedDict[Checkpoint, None] = OrderedDict()
+        self._states: OrderedDict[SavedState, None] = OrderedDict()
         self._state_bytes = 0
         self._too_long = self._backend.n_cells if max_state_bytes > 0 else 0  # tokens of a state
         self.n_changes = 0
@@ -116,12 +115,12 @@ class KvCache:
     def attach(self, sequence: Sequence, reuse: Reuse) -> None:
         """Give a sequence a place, and what it can reuse."""
         source, n = reuse.source, reuse.n_tokens
-        if isinstance(source, Checkpoint):
-            seq_id, n = self._restore(source)
+        if isinstance(source, int):
+            seq_id = self._inherit(source, n)
         elif source is None:
             seq_id = self._acquire()
         else:
-            seq_id = self._inherit(source, n)
+            seq_id, n = self._restore(source, n)
         sequence.seq_id = seq_id
         sequence.n_computed = n
         self._running[seq_id] = sequence
@@ -167,6 +166,8 @@ class KvCache:
         self._cached[seq_id] = None
         self.n_changes += 1
         sequence.seq_id = -1
+        if self._backend.cuts == "anywhere":
+            self._save_idle()
 
     def save(self, sequence: Sequence) -> None:
         """Save a sequence's state as it is now, unless it was saved before or is too large."""
@@ -174,18 +175,21 @@ class KvCache:
         for n_shared, value in self._trie.matches(sequence.prefix_key, tokens):
             if n_shared < len(tokens):
                 break
-            if isinstance(value, Checkpoint) and value.n_tokens == n_shared:
+            if not isinstance(value, int) and value.n_tokens == n_shared:
                 return
-        state = self._backend.save_state(sequence.seq_id)
-        if len(state) > self._max_state_bytes:
-            self._too_long = min(self._too_long, len(tokens))
-            return
-        checkpoint = Checkpoint(len(tokens), state)
-        self._trie.add(checkpoint, sequence.prefix_key, tokens)
-        self._states[checkpoint] = None
-        self._state_bytes += len(state)
-        while self._state_bytes > self._max_state_bytes:
-            self._forget(next(iter(self._states)))
+        self._save(sequence.seq_id, sequence.prefix_key, tokens, self._max_state_bytes)
+
+    def adopt(self, key: PrefixKey, tokens: list[int], state: SavedState) -> None:
+        """Take over a state that another cache of the same model saved."""
+        self._trie.add(state, key, tokens)
+        self._states[state] = None
+
+    def kept(self) -> Iterator[tuple[PrefixKey, list[int], bytes]]:
+        """Yield the key, the tokens and the state of what is kept in memory, oldest first."""
+        for state in [one for one in self._states if one.n_bytes]:
+            yield (*self._trie.path(state), state.read())
+        for seq_id in list(self._cached):
+            yield (*self._trie.path(seq_id), self._backend.save_state(seq_id))
 
     def make_room(self, n: int) -> int:
         """Evict until so many cells are free, or nothing is left to evict; return the free ones."""
@@ -211,8 +215,8 @@ class KvCache:
         """Forget all ended sequences and saved states."""
         for seq_id in list(self._cached):
             self._evict(seq_id)
-        for checkpoint in list(self._states):
-            self._forget(checkpoint)
+        for state in [one for one in self._states if one.n_bytes]:
+            self._forget(state)
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` where the books do not agree; for tests."""
@@ -230,7 +234,7 @@ class KvCache:
                 raise AssertionError(f"cached sequence {seq_id} is not what it holds")
         if len(self._trie) != len(self._running) + len(self._cached) + len(self._states):
             raise AssertionError("the trie knows others than the books")
-        n_bytes = sum(len(checkpoint.state) for checkpoint in self._states)
+        n_bytes = sum(state.n_bytes for state in self._states)
         if n_bytes != self._state_bytes or n_bytes > self._max_state_bytes:
             raise AssertionError(f"{n_bytes} bytes of states")
 
@@ -249,8 +253,10 @@ class KvCache:
             and self._trie.length(source) == reuse.n_tokens
         )
 
-    def _reusable(self, value: int | Checkpoint, n_shared: int) -> int:
-        if isinstance(value, Checkpoint):
+    def _reusable(self, value: int | SavedState, n_shared: int) -> int:
+        if not isinstance(value, int):
+            if self._backend.cuts == "anywhere":
+                return n_shared
             return value.n_tokens if value.n_tokens <= n_shared else 0
         if self._backend.cuts == "never":
             is_whole = value in self._cached and self._trie.length(value) == n_shared
@@ -289,20 +295,49 @@ class KvCache:
         del self._cached[source]
         return source
 
-    def _restore(self, checkpoint: Checkpoint) -> tuple[int, int]:
-        """Return a sequence id that holds a saved state, and its tokens: 0 where it failed."""
+    def _restore(self, state: SavedState, n: int) -> tuple[int, int]:
+        """Return a sequence id that holds the first tokens of a saved state; 0 where it failed."""
         seq_id = self._acquire()
-        self._states.move_to_end(checkpoint)
-        if self.make_room(checkpoint.n_tokens) < checkpoint.n_tokens:
+        self._states.move_to_end(state)
+        if self.make_room(state.n_tokens) < state.n_tokens:
             return seq_id, 0
         try:
-            self._backend.restore_state(seq_id, checkpoint.state)
+            self._backend.restore_state(seq_id, state.read())
         except IntegrityError:
             self._backend.remove(seq_id, 0)
-            self._forget(checkpoint)
+            self._forget(state)
             return seq_id, 0
-        self._ledger.extend(seq_id, checkpoint.n_tokens)
-        return seq_id, checkpoint.n_tokens
+        if n < state.n_tokens and not self._backend.remove(seq_id, n):
+            raise EngineError(f"a sequence could not be cut at {n} tokens")
+        self._ledger.extend(seq_id, n)
+        return seq_id, n
+
+    def _save_idle(self) -> None:
+        """Save ended sequences outside of the kv cache, oldest first; long ones stay there."""
+        excess = len(self._cached) - self._n_idle
+        for seq_id in list(self._cached):
+            if excess <= 0:
+                return
+            key, tokens = self._trie.path(seq_id)
+            if len(tokens) < self._too_long and self._save(
+                seq_id, key, tokens, self._max_state_bytes // _STATES_AT_LEAST
+            ):
+                self._evict(seq_id)
+                excess -= 1
+
+    def _save(self, seq_id: int, key: PrefixKey, tokens: list[int], max_bytes: int) -> bool:
+        """Save a state unless it is too large; what was used longest ago makes room."""
+        data = self._backend.save_state(seq_id)
+        if len(data) > max_bytes:
+            self._too_long = min(self._too_long, len(tokens))
+            return False
+        state = StateInMemory(len(tokens), data)
+        self._trie.add(state, key, tokens)
+        self._states[state] = None
+        self._state_bytes += state.n_bytes
+        while self._state_bytes > self._max_state_bytes:
+            self._forget(next(one for one in self._states if one.n_bytes))
+        return True
 
     def _is_known(self, seq_id: int) -> bool:
         """Whether another ended sequence makes keeping this one useless."""
@@ -322,7 +357,7 @@ class KvCache:
         self._free_ids.append(seq_id)
         self.n_changes += 1
 
-    def _forget(self, checkpoint: Checkpoint) -> None:
-        del self._states[checkpoint]
-        self._state_bytes -= len(checkpoint.state)
-        self._trie.remove(checkpoint)
+    def _forget(self, state: SavedState) -> None:
+        del self._states[state]
+        self._state_bytes -= state.n_bytes
+        self._trie.remove(state)

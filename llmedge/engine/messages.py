@@ -54,6 +54,9 @@ class Load(msgspec.Struct, frozen=True, tag=True):
         draft_path: The GGUF file of a model that guesses them, written as `path` is; empty guesses
             by prompt lookup.
         loras: Adapters to load with it.
+        cache_dir: Where states of sequences lie between two processes, written as `path` is; empty
+            keeps none.
+        max_cache_bytes: Most bytes of the files there.
     """
 
     path: bytes
@@ -64,6 +67,8 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     n_draft: int = 0
     draft_path: bytes = b""
     loras: tuple[LoadLora, ...] = ()
+    cache_dir: bytes = b""
+    max_cache_bytes: int = 0
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -89,6 +94,10 @@ class Limit(msgspec.Struct, frozen=True, tag=True):
 
     n_slots: int
     forgets: bool = False
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Keep what the next process can use, and end; not answered."""
 
 
 class Tokenize(msgspec.Struct, frozen=True, tag=True):
@@ -251,7 +260,9 @@ class Reply(msgspec.Struct, frozen=True, tag=True):
 Question: TypeAlias = Tokenize | Pieces | Render
 Paper: TypeAlias = Submit | Embed | Rerank
 Entry: TypeAlias = Callable[[], Answer | None]
-ToChild: TypeAlias = Load | Submit | Cancel | Limit | Tokenize | Pieces | Render | Embed | Rerank
+ToChild: TypeAlias = (
+    Load | Submit | Cancel | Limit | Stop | Tokenize | Pieces | Render | Embed | Rerank
+)
 ToParent: TypeAlias = Loading | Loaded | GaveUp | Stepped | Reply
 
 _encoder = msgspec.msgpack.Encoder()

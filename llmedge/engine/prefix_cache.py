@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Tokens
 
 T = TypeVar("T", bound="Hashable")
+K = TypeVar("K", bound="Hashable")
 
 
 def common_prefix(left: Tokens[int], right: Tokens[int], offset: int = 0) -> int:
@@ -27,25 +28,25 @@ def common_prefix(left: Tokens[int], right: Tokens[int], offset: int = 0) -> int
     return same
 
 
-class _Node(Generic[T]):
+class _Node(Generic[K, T]):
     """Where an edge ends. All but a root hold values, or have two children at least."""
 
     __slots__ = ("children", "edge", "key", "parent", "values")
 
-    def __init__(self, key: Hashable, parent: _Node[T] | None, edge: list[int]) -> None:
+    def __init__(self, key: K, parent: _Node[K, T] | None, edge: list[int]) -> None:
         self.key = key
         self.parent = parent
         self.edge = edge
-        self.children: dict[int, _Node[T]] = {}
+        self.children: dict[int, _Node[K, T]] = {}
         self.values: set[T] = set()
 
 
-class PrefixTrie(Generic[T]):
+class PrefixTrie(Generic[K, T]):
     """Values, each at the end of a run of tokens; runs of different keys do not know each other."""
 
     def __init__(self) -> None:
-        self._roots: dict[Hashable, _Node[T]] = {}
-        self._places: dict[T, tuple[_Node[T], int]] = {}
+        self._roots: dict[K, _Node[K, T]] = {}
+        self._places: dict[T, tuple[_Node[K, T], int]] = {}
 
     def __contains__(self, value: T) -> bool:
         return value in self._places
@@ -57,7 +58,7 @@ class PrefixTrie(Generic[T]):
         """Return the number of a value's tokens."""
         return self._places[value][1]
 
-    def add(self, value: T, key: Hashable, tokens: list[int]) -> None:
+    def add(self, value: T, key: K, tokens: list[int]) -> None:
         """Put a new value at the end of some tokens."""
         root = self._roots.get(key)
         if root is None:
@@ -84,23 +85,26 @@ class PrefixTrie(Generic[T]):
 
     def cut(self, value: T, n: int) -> None:
         """Leave a value its first `n` tokens."""
-        node, length = self._places[value]
-        key, parts = node.key, list[list[int]]()
-        above: _Node[T] | None = node
-        while above is not None:
-            parts.append(above.edge)
-            above = above.parent
-        tokens = [token for edge in reversed(parts) for token in edge]
-        if n < length:
+        if n < self.length(value):
+            key, tokens = self.path(value)
             self.remove(value)
             self.add(value, key, tokens[:n])
+
+    def path(self, value: T) -> tuple[K, list[int]]:
+        """Return a value's key and its tokens."""
+        node: _Node[K, T] | None = self._places[value][0]
+        key, parts = node.key, list[list[int]]()
+        while node is not None:
+            parts.append(node.edge)
+            node = node.parent
+        return key, [token for edge in reversed(parts) for token in edge]
 
     def others_below(self, value: T) -> Iterator[T]:
         """Yield the other values whose tokens begin with all of this one's."""
         node, _ = self._places[value]
         return (other for other in self._subtree(node, None) if other != value)
 
-    def matches(self, key: Hashable, tokens: Tokens[int]) -> Iterator[tuple[int, T]]:
+    def matches(self, key: K, tokens: Tokens[int]) -> Iterator[tuple[int, T]]:
         """Yield each value of a key with the number of first tokens it shares, most first."""
         node = self._roots.get(key)
         if node is None:
@@ -113,7 +117,7 @@ class PrefixTrie(Generic[T]):
             if same < len(child.edge):
                 break
             node = child
-        visited: _Node[T] | None = None
+        visited: _Node[K, T] | None = None
         for depth, node in reversed(path):
             for value in self._subtree(node, visited):
                 yield depth, value
@@ -135,11 +139,11 @@ class PrefixTrie(Generic[T]):
         if found != {value: length for value, (_, length) in self._places.items()}:
             raise AssertionError("values are not where they are said to be")
 
-    def _place(self, value: T, node: _Node[T], length: int) -> None:
+    def _place(self, value: T, node: _Node[K, T], length: int) -> None:
         node.values.add(value)
         self._places[value] = node, length
 
-    def _grow(self, node: _Node[T], tokens: Tokens[int]) -> _Node[T]:
+    def _grow(self, node: _Node[K, T], tokens: Tokens[int]) -> _Node[K, T]:
         """Return the node that some tokens below another lead to, made where it is not there."""
         depth = 0
         while depth < len(tokens):
@@ -153,7 +157,7 @@ class PrefixTrie(Generic[T]):
             node = child if same == len(child.edge) else _split(child, same)
         return node
 
-    def _prune(self, node: _Node[T]) -> None:
+    def _prune(self, node: _Node[K, T]) -> None:
         """Remove what a value that left has no more use for."""
         while not node.values:
             parent = node.parent
@@ -169,13 +173,13 @@ class PrefixTrie(Generic[T]):
             del parent.children[node.edge[0]]
             node = parent
 
-    def _merge(self, node: _Node[T], parent: _Node[T]) -> None:
+    def _merge(self, node: _Node[K, T], parent: _Node[K, T]) -> None:
         (child,) = node.children.values()
         parent.children[node.edge[0]] = child
         child.edge = node.edge + child.edge
         child.parent = parent
 
-    def _subtree(self, top: _Node[T], without: _Node[T] | None) -> Iterator[T]:
+    def _subtree(self, top: _Node[K, T], without: _Node[K, T] | None) -> Iterator[T]:
         stack = [top]
         while stack:
             node = stack.pop()
@@ -183,7 +187,7 @@ class PrefixTrie(Generic[T]):
             stack.extend(child for child in node.children.values() if child is not without)
 
 
-def _split(node: _Node[T], n: int) -> _Node[T]:
+def _split(node: _Node[K, T], n: int) -> _Node[K, T]:
     """Put a node after the first `n` tokens of a node's edge."""
     parent = node.parent
     if parent is None:

@@ -80,6 +80,8 @@ class EngineOptions:
         n_draft: Most tokens to guess ahead; 0 guesses none.
         draft_path: The GGUF file of a model that guesses them; `None` guesses by prompt lookup.
         loras: LoRA adapters to load with the model.
+        cache_dir: Where computed prefixes lie between two processes; `None` keeps none.
+        max_cache_bytes: Most bytes of the files there.
         n_remembered: Ended requests whose cached prefixes are kept beside them, at most.
         patience_s: How long a request waits for an engine that is being started again.
         watch: When the process is given up.
@@ -91,6 +93,8 @@ class EngineOptions:
     n_draft: int = 0
     draft_path: Path | None = None
     loras: tuple[LoraOptions, ...] = ()
+    cache_dir: Path | None = None
+    max_cache_bytes: int = 1 << 30
     n_remembered: int = 16
     patience_s: float = 30.0
     watch: WatchOptions = field(default_factory=WatchOptions)
@@ -127,6 +131,8 @@ class EngineProcess(Closable):
             loras=tuple(
                 LoadLora(os.fsencode(lora.path.absolute()), lora.scale) for lora in chosen.loras
             ),
+            cache_dir=os.fsencode(chosen.cache_dir.absolute()) if chosen.cache_dir else b"",
+            max_cache_bytes=chosen.max_cache_bytes,
         )
         self._supervisor = Supervisor(load, chosen.watch, self._deliver, self._notice)
 

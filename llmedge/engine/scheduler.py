@@ -41,12 +41,13 @@ class SchedulerOptions:
 
     Attributes:
         n_slots: Sequences that run at once.
-        max_state_bytes: Most bytes of saved states, for models that cannot go back to a prefix
-            otherwise; 0 saves none.
+        max_state_bytes: See `KvCache`; 0 saves none.
+        n_idle: See there.
     """
 
     n_slots: int = 4
     max_state_bytes: int = 64 << 20
+    n_idle: int | None = None
 
 
 class Scheduler:
@@ -83,8 +84,8 @@ class Scheduler:
                 "use fewer slots, or a larger --batch",
             )
         self._backend = backend
-        self._kv = KvCache(backend, chosen.max_state_bytes)
-        self._slots = Slots(self._kv, chosen.n_slots, clock)
+        self.kv = KvCache(backend, chosen.max_state_bytes, chosen.n_idle)
+        self._slots = Slots(self.kv, chosen.n_slots, clock)
         self._pace = pace or Pace(backend.n_batch)
         self._clock = clock
         self._drafter = drafter
@@ -114,8 +115,8 @@ class Scheduler:
             n_waiting=slots.n_waiting,
             n_paused=slots.n_paused,
             n_cells=self._backend.n_cells,
-            n_cells_used=self._kv.n_used,
-            n_cells_cached=self._kv.n_cached,
+            n_cells_used=self.kv.n_used,
+            n_cells_cached=self.kv.n_cached,
             n_prompt_tokens=slots.n_prompt,
             n_cached_tokens=slots.n_cached,
             n_generated_tokens=self._n_generated,
@@ -170,7 +171,7 @@ class Scheduler:
 
     def forget(self) -> None:
         """Give up everything that is kept for later requests."""
-        self._kv.clear()
+        self.kv.clear()
         if self._drafter is not None:
             self._drafter.clear()
 
@@ -190,7 +191,7 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Raise `AssertionError` where the books do not agree; for tests."""
-        self._kv.check_integrity()
+        self.kv.check_integrity()
         self._slots.check_integrity()
 
     def _compute(self) -> list[Outcome]:
@@ -205,9 +206,9 @@ class Scheduler:
                 return self._advance(plan)
             if status is DecodeStatus.ABORTED:
                 for sequence in plan.sequences:
-                    self._kv.roll_back(sequence)
+                    self.kv.roll_back(sequence)
                 return []
-            if self._kv.evict(covered=True):
+            if self.kv.evict(covered=True):
                 continue
             n_more = plan.n_streams + plan.n_prompt - len(plan.items)
             if n_more:
@@ -225,7 +226,7 @@ class Scheduler:
             n_streams = len(streams)
             share = min(most, self._pace.limit(n_streams)) if prompts else 0
             share = min(share, sum(sequence.n_left for sequence in prompts))
-            free = self._kv.make_room(n_streams + share) if ready else 0
+            free = self.kv.make_room(n_streams + share) if ready else 0
             if free >= n_streams + min(share, 1):
                 break
             if not self._slots.pause_youngest():
@@ -330,9 +331,9 @@ class Scheduler:
     def _advance(self, plan: Plan) -> list[Outcome]:
         """Note what was computed, and sample from it."""
         for item, sequence in zip(plan.items, plan.sequences, strict=True):
-            self._kv.commit(sequence, len(item.tokens))
-            if sequence.n_computed in sequence.stops and self._kv.can_save(sequence.n_computed):
-                self._kv.save(sequence)
+            self.kv.commit(sequence, len(item.tokens))
+            if sequence.n_computed in sequence.stops and self.kv.can_save(sequence.n_computed):
+                self.kv.save(sequence)
         outcomes: list[Outcome] = []
         start = self._clock()
         n_before = 0
@@ -395,4 +396,4 @@ class Scheduler:
     def _cut(self, sequence: Sequence, n_wrong: int) -> None:
         """Remove the guesses that were computed for nothing."""
         if n_wrong > 0:
-            self._kv.cut(sequence, sequence.n_computed - n_wrong)
+            self.kv.cut(sequence, sequence.n_computed - n_wrong)

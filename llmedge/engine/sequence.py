@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from bisect import insort
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from llmedge.core.errors import LlmedgeError
     from llmedge.engine.backend import Adapters, Sampler
     from llmedge.engine.draft import PromptLookup
     from llmedge.engine.generation import FinishReason
+
+
+PrefixKey: TypeAlias = "tuple[str, Adapters, int | None]"
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +81,7 @@ class Sequence:
         self.n_prompt = len(self.tokens)
 
     @property
-    def prefix_key(self) -> tuple[str, Adapters, int | None]:
+    def prefix_key(self) -> PrefixKey:
         """What is equal where prefixes may be shared."""
         return self.cache_key, self.adapters, None if self.caches else self.id
 

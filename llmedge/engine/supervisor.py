@@ -23,6 +23,7 @@ from llmedge.engine.messages import (
     Loaded,
     Loading,
     Stepped,
+    Stop,
     ToParent,
     decode_for_parent,
     encode,
@@ -47,6 +48,7 @@ class WatchOptions:
         max_delay_s: Longest wait.
         healthy_s: A child that lived so long begins the waits anew.
         max_load_deaths: Deaths in a row while loading after which it is not tried again.
+        stop_s: How long it may take at its end to write down what the next one can use.
     """
 
     hang: HangOptions = field(default_factory=HangOptions)
@@ -54,6 +56,7 @@ class WatchOptions:
     max_delay_s: float = 30.0
     healthy_s: float = 60.0
     max_load_deaths: int = 3
+    stop_s: float = 20.0
 
 
 class Supervisor:
@@ -129,6 +132,9 @@ class Supervisor:
     def close(self) -> None:
         """End the child, wait for its end and for the thread's; twice is harmless."""
         self._is_closing.set()
+        if self._load.cache_dir and self.state == "ready":
+            self.send(encode(Stop()))
+            self._thread.join(self._watch.stop_s)
         with self._lock:
             if self._link is not None:
                 self._link.kill()

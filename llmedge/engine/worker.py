@@ -35,6 +35,7 @@ from llmedge.engine.messages import (
     Reply,
     Rerank,
     Stepped,
+    Stop,
     Submit,
     ToChild,
     ToParent,
@@ -58,7 +59,7 @@ _STATS_S = 0.25
 _SWITCH_S = 0.0005
 _PARENT_GONE = 130
 
-_Task: TypeAlias = "tuple[int, Entry | Failed] | Cancel | Limit"
+_Task: TypeAlias = "tuple[int, Entry | Failed] | Cancel | Limit | Stop"
 
 
 class Core(Protocol):
@@ -95,6 +96,10 @@ class Core(Protocol):
 
     def step(self) -> list[tuple[int, Answer]]:
         """Compute one batch and return what came of it."""
+        ...
+
+    def keep(self) -> None:
+        """Write down what the next process can use."""
         ...
 
 
@@ -163,6 +168,9 @@ class Worker:
         elif isinstance(task, Limit):
             core.limit(task.n_slots, forgets=task.forgets)
             self._tell(core, [])
+        elif isinstance(task, Stop):
+            core.keep()
+            os._exit(0)
         else:
             id_, entry = task
             if id_ in self._live:
@@ -200,7 +208,7 @@ class Worker:
                 self._tasks.put(message)
                 if self._core is not None:
                     self._core.abort(message.id)
-            case Limit():
+            case Limit() | Stop():
                 self._tasks.put(message)
             case Submit() | Embed() | Rerank():
                 self._live.add(message.id)

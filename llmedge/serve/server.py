@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import llmedge
@@ -15,6 +15,7 @@ from llmedge.core.errors import EngineError, UnsupportedError, UsageError
 from llmedge.engine.engine import Engine, ModelInfo
 from llmedge.engine.process import EngineOptions, EngineProcess
 from llmedge.engine.scheduler import SchedulerOptions
+from llmedge.engine.state_folder import lasting_salt
 from llmedge.gguf.memory import KvCacheOptions, estimate_memory
 from llmedge.gguf.reader import read_header
 from llmedge.host.memory import read_memory
@@ -52,7 +53,8 @@ _START_TIMEOUT_S = 30.0
 # Errors that end answers are still sent after the engines are closed.
 _LAST_WORDS_S = 4.0
 # llama.cpp's compute buffers, and the process around them.
-_ENGINE_BYTES = 200 << 20
+_ENGINE_BYTES = 264 << 20  # saved states among it
+_N_IDLE = 4  # every step looks at the cells of ended conversations, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class ServeOptions:
         socket_path: Listen on this Unix socket instead of an address; for its owner alone.
         aliases: Further names of the only model.
         defaults: What requests get that do not name it.
+        cache_dir: Where computed prefixes lie between two runs; `None` keeps none.
     """
 
     host: str = "127.0.0.1"
@@ -100,6 +103,7 @@ class ServeOptions:
     socket_path: Path | None = None
     aliases: tuple[str, ...] = ()
     defaults: Defaults = field(default_factory=Defaults)
+    cache_dir: Path | None = None
 
     def guard(self) -> GuardOptions:
         """Return who may ask.
@@ -107,12 +111,15 @@ class ServeOptions:
         Raises:
             UsageError: Everybody could, and it was not said that this is meant.
         """
-        return guard_for(
+        guard = guard_for(
             self.host,
             api_keys=self.api_keys,
             allow_anonymous=self.allow_anonymous,
             hosts=self.hosts,
             origins=self.origins,
+        )
+        return (
+            guard if self.cache_dir is None else replace(guard, salt=lasting_salt(self.cache_dir))
         )
 
 
@@ -131,10 +138,11 @@ def open_engine(path: Path, options: ServeOptions, settings: Settings) -> Engine
     engine_options = EngineOptions(
         model=options.model,
         context=context,
-        scheduler=SchedulerOptions(n_slots=context.n_seq_max),
+        scheduler=SchedulerOptions(n_slots=context.n_seq_max, n_idle=_N_IDLE),
         n_draft=options.n_draft,
         draft_path=options.draft_path,
         loras=options.loras,
+        cache_dir=options.cache_dir,
     )
     return EngineProcess.open(path, model_id(settings, path), engine_options)
 

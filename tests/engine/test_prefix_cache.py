@@ -28,7 +28,7 @@ def test_common_prefix_counts_equal_first_tokens(left: list[int], right: list[in
 def test_the_trie_finds_what_comparing_with_everything_finds(
     steps: list[tuple[str, list[int], int]], query: list[int]
 ):
-    trie = PrefixTrie[int]()
+    trie = PrefixTrie[str, int]()
     model: dict[int, list[int]] = {}
     for number, (action, tokens, chosen) in enumerate(steps):
         value = sorted(model)[chosen % len(model)] if model else -1
@@ -58,7 +58,7 @@ def test_the_trie_finds_what_comparing_with_everything_finds(
 
 
 def test_an_empty_trie_keeps_nothing():
-    trie = PrefixTrie[str]()
+    trie = PrefixTrie[str, str]()
     trie.add("a", "key", [1, 2, 3])
     trie.add("b", "key", [1, 2, 4])
     trie.remove("a")

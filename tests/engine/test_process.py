@@ -432,3 +432,47 @@ def test_the_process_knows_no_secrets(smollm2: Path, monkeypatch: pytest.MonkeyP
         assert b"PATH=" in environment
         score = Path(f"/proc/{engine.pid}/oom_score_adj").read_text(encoding="ascii")
         assert int(score) == 500
+
+
+LONG = "Tell me about rivers. " + "The Ganges and the Godavari flow through plains. " * 12
+
+
+def test_what_was_computed_is_there_after_the_next_start(smollm2: Path, tmp_path: Path):
+    options = replace(OPTIONS, cache_dir=tmp_path / "cache")
+    questions = [chat(f"{LONG} Question {number}?", cache_key="alice") for number in range(3)]
+    with EngineProcess.open(smollm2, "m", options) as engine:
+        for question in questions:
+            ask(engine, question)
+        first = [ask(engine, question)[0] for question in questions]  # from all but one token
+    assert len(list(tmp_path.glob("cache/*/*.state"))) == 3
+    with EngineProcess.open(smollm2, "m", options) as engine:
+        for question, before in zip(reversed(questions), reversed(first), strict=True):
+            (again,) = ask(engine, question)
+            # The same cells in other places are added up in another order.
+            assert again.text.split()[:3] == before.text.split()[:3]
+            assert again.report.n_cached == again.report.n_prompt - 1
+        (other,) = ask(engine, chat(f"{LONG} Question 0?", cache_key="bob"))
+        assert other.report.n_cached == 0
+
+
+def test_a_damaged_state_is_computed_anew(smollm2: Path, tmp_path: Path):
+    options = replace(OPTIONS, cache_dir=tmp_path / "cache")
+    with EngineProcess.open(smollm2, "m", options) as engine:
+        (first,) = ask(engine, chat(LONG))
+    (path,) = tmp_path.glob("cache/*/*.state")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    with EngineProcess.open(smollm2, "m", options) as engine:
+        (again,) = ask(engine, chat(LONG))
+    assert (again.text, again.report.n_cached) == (first.text, 0)
+
+
+def test_conversations_that_rest_are_found_again_outside_of_the_kv_cache(smollm2: Path):
+    options = replace(OPTIONS, scheduler=SchedulerOptions(n_slots=2, n_idle=0))
+    with EngineProcess.open(smollm2, "m", options) as engine:
+        (first,) = ask(engine, chat(LONG))
+        assert asyncio.run(engine.stats()).n_cells_cached == 0
+        (again,) = ask(engine, chat(LONG))
+    assert again.text == first.text
+    assert again.report.n_cached == again.report.n_prompt - 1

@@ -98,7 +98,7 @@ def test_prefixes_are_not_shared_across_keys():
     for number, key in enumerate(["a", "b", "a"]):
         scheduler.add(new_sequence(backend, number, PROMPT, 1, cache_key=key))
     scheduler.step()
-    assert len(scheduler._kv._running) == 2  # the third waits for the first
+    assert len(scheduler.kv._running) == 2  # the third waits for the first
     finish(scheduler)
     assert scheduler.stats.n_cached_tokens == len(PROMPT) - 1
 

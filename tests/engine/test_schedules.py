@@ -171,7 +171,9 @@ def new_world(seed: int, cuts: str, *, faults: bool = True) -> World:
         abort_rate=draw.choice([0.0, 0.05]) * faults,
     )
     options = SchedulerOptions(
-        n_slots=draw.randint(1, n_seq_max), max_state_bytes=draw.choice([0, 600, 1 << 20])
+        n_slots=draw.randint(1, n_seq_max),
+        max_state_bytes=draw.choice([0, 600, 5000, 1 << 20]),
+        n_idle=draw.choice([None, 0, 1, 3]),
     )
     drafter = SeerDrafter(draw.randint(1, 5), random.Random(seed)) if draw.random() < 0.5 else None
     scheduler = Scheduler(backend, options, Pace(n_batch), Clock(backend), drafter=drafter)
