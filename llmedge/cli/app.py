@@ -23,6 +23,7 @@ from llmedge.cli import (
     imatrix,
     list_models,
     output,
+    pull,
     quantize,
     recipe,
     remove,
@@ -47,6 +48,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
+    pull.pull_command,
     convert.convert_command,
     imatrix.imatrix_command,
     quantize.quantize_command,

@@ -10,6 +10,7 @@ import typer
 
 from llmedge.cli.options import ShowFlags, ThreadsOption, grouped
 from llmedge.cli.output import Table, make_progress, note, show_results
+from llmedge.cli.source import checkpoint_folder
 from llmedge.core.errors import UsageError
 from llmedge.core.units import format_mb, format_mib, parse_bytes
 
@@ -93,7 +94,9 @@ class ConvertFlags:
 def convert_command(
     source: Annotated[
         Path | None,
-        typer.Argument(metavar="FOLDER", help="A checkpoint's folder.", show_default=False),
+        typer.Argument(
+            metavar="CHECKPOINT", help="Its folder, or ORG/NAME as pulled.", show_default=False
+        ),
     ] = None,
     type_: Annotated[
         list[str] | None,
@@ -111,6 +114,7 @@ def convert_command(
 ) -> None:
     """Make a GGUF variant straight from a checkpoint, in one pass."""
     mixes = list(dict.fromkeys(type_ or ["Q4_K_M"]))
+    source = (checkpoint_folder(source.as_posix()) or source) if source else None
     if flags.list_architectures:
         _list_architectures(show)
     elif source is None:

@@ -31,11 +31,15 @@ Format = Literal["table", "md", "json", "jsonl", "csv"]
 
 ModelArgument = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="name, name:Q4_K_M or ./file.gguf", show_default=False),
+    typer.Argument(
+        metavar="MODEL", help="name:Q4_K_M, ORG/NAME:Q4_K_M, ./file.gguf", show_default=False
+    ),
 ]
 ModelsArgument = Annotated[
     list[str],
-    typer.Argument(metavar="MODEL…", help="name, name:Q4_K_M or ./file.gguf", show_default=False),
+    typer.Argument(
+        metavar="MODEL…", help="name:Q4_K_M, ORG/NAME:Q4_K_M, ./file.gguf", show_default=False
+    ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 ThreadsOption = Annotated[

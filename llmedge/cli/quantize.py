@@ -12,8 +12,8 @@ from llmedge.cli.calibration import CalibrationFlags
 from llmedge.cli.options import MAX_CTX, ShowFlags, ThreadsOption, grouped
 from llmedge.cli.output import Table, make_progress, note, show_results
 from llmedge.cli.quantize_notes import note_search, note_variant, shown_types
-from llmedge.cli.source import source_path
-from llmedge.core.errors import UsageError
+from llmedge.cli.source import checkpoint_folder, source_path
+from llmedge.core.errors import NotFoundError, UsageError
 from llmedge.core.units import format_mb, parse_bytes
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def quantize_command(
     from llmedge.recipe.variants import make_variants
 
     options = _options(type_ or [], flags, target, calibration)
-    path = Path(source) if Path(source).is_dir() else source_path(source)
+    path = _source(source)
     report = make_variants(path, options, load_settings(), make_progress(), note)
     for variant in (*report.variants, *(search.variant for search in report.searches)):
         note_variant(variant)
@@ -336,3 +336,11 @@ def _measured(judgement: Judgement | None, predicted: str) -> tuple[str, str]:
     if judgement is None:
         return predicted, ""
     return f"{judgement.mean_kld:.4f}", f"{judgement.top1_agreement:.1%}"
+
+
+def _source(source: str) -> Path:
+    try:
+        folder = checkpoint_folder(source)
+    except NotFoundError:  # not pulled; perhaps something was made from it
+        folder = None
+    return folder or source_path(source)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from llmedge.cli.options import model_path
 from llmedge.cli.output import note
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from llmedge.core.errors import NotFoundError, UsageError
 
 
 def source_path(reference: str) -> Path:
@@ -28,6 +26,33 @@ def source_path(reference: str) -> Path:
     parsed = parse_reference(reference)
     if isinstance(parsed, FileReference) or parsed.variant is not None:
         return path
-    entry = find_largest(load_settings(), parsed)
+    try:
+        entry = find_largest(load_settings(), parsed)
+    except NotFoundError:  # a GGUF file that was pulled, of which nothing was made
+        return path
     note(f"{reference} is {entry.reference} here: the largest variant of that name")
     return entry.path
+
+
+def checkpoint_folder(source: str) -> Path | None:
+    """Return the folder of a checkpoint: as named, or as pulled where `ORG/NAME` is meant.
+
+    `None` means that it is something else: a file, a name in the store, a GGUF repository.
+
+    Raises:
+        NotFoundError: `ORG/NAME` was not pulled.
+    """
+    from llmedge.core.settings import load_settings
+    from llmedge.store.hf_cache import find_snapshot
+    from llmedge.store.reference import HubReference, parse_reference
+
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        parsed = parse_reference(source)
+    except UsageError:  # a path that is not there
+        return None
+    if not isinstance(parsed, HubReference) or parsed.variant is not None:
+        return None
+    folder = find_snapshot(load_settings().hf_cache, parsed.repo, parsed.revision)
+    return folder if (folder / "config.json").is_file() else None

@@ -14,6 +14,7 @@
     ├── JudgementError          7   judged and failed: a gate, a check
     ├── UntrustworthyError      8   a measurement that must not be used
     ├── NetworkError            9   the network or access to something on it
+    │   └── ConnectionLostError 9   a broken line or a busy server; later it may work
     └── InterruptedByUser     130   Ctrl-C
         └── Terminated        130   asked to end by the system or another program
 
@@ -135,6 +136,18 @@ class NetworkError(LlmedgeError):
     """The network, or access to something on it."""
 
     exit_code = 9
+
+
+class ConnectionLostError(NetworkError):
+    """A broken line or a busy server; the same may work later.
+
+    Attributes:
+        retry_after_s: Seconds after which the server wants to be asked again, where it says so.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(message, hint)
+        self.retry_after_s = retry_after_s
 
 
 class InterruptedByUser(LlmedgeError):  # noqa: N818 - what happened, not what failed

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _KEYS = ("home", "threads", "log", "api_keys")
 _CONFIG_VARIABLE = "LLMEDGE_CONFIG"
+_HF_ENDPOINT = "https://huggingface.co"
 
 # libgomp's barrier spins 300,000 rounds or forever by default; one loaded core then stalls all
 # others. 1,000 rounds keep the speed of an idle machine. Measured in docs/threads.md.
@@ -47,6 +48,8 @@ class Settings:
         hf_cache: Folder of the Hugging Face Hub cache.
         has_hf_token: Whether a Hub token is set or stored. The token itself is not kept.
         api_keys: Keys that let clients use the endpoint, separated by commas or white space.
+        hf_endpoint: Address of the Hub or a mirror, without a slash at the end.
+        is_hf_offline: Whether the Hub must not be asked.
         traces_exporter: How OpenTelemetry's `OTEL_*` variables want traces, with the protocol after
             a colon where they name one; `None` where they want none.
     """
@@ -57,6 +60,8 @@ class Settings:
     hf_cache: Path
     has_hf_token: bool
     api_keys: tuple[str, ...] = field(default=(), repr=False)
+    hf_endpoint: str = _HF_ENDPOINT
+    is_hf_offline: bool = False
     traces_exporter: str | None = None
 
     @property
@@ -96,8 +101,23 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         hf_cache=_hf_cache(env),
         has_hf_token=_has_hf_token(env),
         api_keys=split_keys(values.get("api_keys", "")),
+        hf_endpoint=_hf_endpoint(env),
+        is_hf_offline=any(_is_on(env, name) for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")),
         traces_exporter=_traces_exporter(env),
     )
+
+
+def read_hf_token(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the Hub token that is set or stored; kept out of `Settings`, which are shown."""
+    env = os.environ if environ is None else environ
+    if token := env.get("HF_TOKEN", "").strip():
+        return token
+    if _is_on(env, "HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+        return None
+    try:
+        return _hf_token_path(env).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def environment_without_secrets(environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -198,5 +218,21 @@ def _hf_cache(env: Mapping[str, str]) -> Path:
 def _has_hf_token(env: Mapping[str, str]) -> bool:
     if env.get("HF_TOKEN"):
         return True
+    return _hf_token_path(env).is_file()
+
+
+def _hf_token_path(env: Mapping[str, str]) -> Path:
     explicit = env.get("HF_TOKEN_PATH")
-    return (Path(explicit) if explicit else _hf_home(env) / "token").is_file()
+    return Path(explicit) if explicit else _hf_home(env) / "token"
+
+
+def _hf_endpoint(env: Mapping[str, str]) -> str:
+    address = env.get("HF_ENDPOINT", "").strip().rstrip("/") or _HF_ENDPOINT
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", address):
+        raise UsageError(f"HF_ENDPOINT is {address!r}, not an address", "https://huggingface.co")
+    return address
+
+
+def _is_on(env: Mapping[str, str], name: str) -> bool:
+    # Source: huggingface_hub documentation, "Environment variables", boolean values.
+    return env.get(name, "").upper() in ("1", "ON", "YES", "TRUE")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import LlmedgeError, NotFoundError, UsageError
+from llmedge.store.gguf_names import choose_gguf
+from llmedge.store.hf_cache import find_snapshot
 from llmedge.store.manifest import Manifest, read_manifest, sidecar_path
 from llmedge.store.reference import FileReference, HubReference, Reference
 
@@ -80,6 +82,8 @@ def resolve(settings: Settings, reference: Reference) -> Path:
         if not _is_file(reference.path):
             raise NotFoundError(f"{reference} is not a file", "`llmedge list` shows the store")
         return reference.path
+    if isinstance(reference, HubReference):
+        return _resolve_hub(settings, reference)
     return find(settings, reference).path
 
 
@@ -160,6 +164,25 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _resolve_hub(settings: Settings, reference: HubReference) -> Path:
+    """Return what was made from a repository, else the GGUF file that was pulled from it."""
+    try:
+        return find(settings, reference).path
+    except NotFoundError as error:
+        own = error
+    try:
+        folder = find_snapshot(settings.hf_cache, reference.repo, reference.revision)
+    except NotFoundError:
+        raise own from None
+    paths = [path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf")]
+    try:
+        return folder / choose_gguf(reference.repo, paths, reference.variant)[0]
+    except NotFoundError as error:
+        is_checkpoint = not paths and (folder / "config.json").is_file()
+        hint = error.hint if is_checkpoint else f"llmedge pull {reference}"
+        raise NotFoundError(f"{reference} has not been pulled as a GGUF file", hint) from None
+
+
 def _is_from(entry: Entry, reference: HubReference) -> bool:
     if entry.manifest is None:
         return False
@@ -178,7 +201,7 @@ def _preferred(found: list[Entry]) -> Entry:
 
 def _suggestion(entries: list[Entry], reference: Reference) -> str:
     if isinstance(reference, HubReference):
-        return "download its GGUF file and give the path: ./file.gguf"
+        return f"llmedge pull {reference}"
     names = sorted({entry.name for entry in entries})
     close = difflib.get_close_matches(str(reference).partition(":")[0], names, n=1)
     if close:

@@ -18,6 +18,7 @@ CODES = {
     errors.JudgementError: 7,
     errors.UntrustworthyError: 8,
     errors.NetworkError: 9,
+    errors.ConnectionLostError: 9,
     errors.InterruptedByUser: 130,
     errors.Terminated: 130,
 }

@@ -101,7 +101,7 @@ def test_a_repository_resolves_to_what_was_made_from_it(settings: Settings, put)
         resolve(settings, parse_reference("Org/A@def"))
     with pytest.raises(NotFoundError) as caught:
         resolve(settings, parse_reference("Org/C"))
-    assert "./file.gguf" in caught.value.hint
+    assert caught.value.hint == "llmedge pull Org/C"
 
 
 def test_a_path_resolves_to_itself(settings: Settings, tmp_path: Path):
