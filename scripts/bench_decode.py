@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from llmedge.bench.run import generate
+from llmedge.bench.cell import generate
 from llmedge.host.load import LoadWatch
 from llmedge.recipe.demo import embedded_model
 from llmedge.runtime.batch import Batch
@@ -30,6 +30,11 @@ def bare(context: Context, batch: Batch, n_tokens: int) -> None:
         raw.token[0], raw.pos[0] = 7, position
         if lib.llama_decode(pointer, raw):
             sys.exit("llama_decode failed")
+
+
+def decode(context: Context, batch: Batch, tokens: list[int]) -> None:
+    context.clear()
+    generate(context, batch, tokens)
 
 
 def rate(run: Callable[[], None], n_tokens: int) -> float:
@@ -51,7 +56,7 @@ def main() -> None:
     ):
         pair = (
             ("bare", lambda: bare(context, batch, n_tokens)),
-            ("llmedge", lambda: generate(context, batch, tokens)),
+            ("llmedge", lambda: decode(context, batch, tokens)),
         )
         for number in range(rounds + 1):
             for key, run in pair if number % 2 else reversed(pair):

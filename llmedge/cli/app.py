@@ -54,7 +54,6 @@ for command in (
     quantize.quantize_command,
     trim.trim_command,
     evaluate.evaluate_command,
-    bench.bench_command,
     choose.choose_command,
     serve.serve_command,
     chat.chat_command,
@@ -65,6 +64,7 @@ for command in (
     demo.demo_command,
 ):
     app.command(command.__name__.removesuffix("_command").replace("remove", "rm"))(command)
+app.add_typer(bench.app, name="bench")
 app.add_typer(recipe.app, name="recipe")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llmedge.cli.bench import contention_note, format_rate
+from llmedge.cli.bench_table import contention_note, format_rate
 from llmedge.cli.options import (
     ModelsArgument,
     RunFlags,
@@ -80,7 +80,7 @@ class MeasureFlags:
 
     def options(self, rule: Rule, run: RunFlags, settings: Settings) -> ChooseOptions:
         """Return what to measure, and how to choose."""
-        from llmedge.bench.run import BenchOptions
+        from llmedge.bench.suite import BenchOptions
         from llmedge.evaluate.report import EvaluateOptions
         from llmedge.measure.corpus import shipped_corpus
         from llmedge.recipe.choose import ChooseOptions
@@ -95,6 +95,7 @@ class MeasureFlags:
             self.repetitions,
             model,
             dataclasses.replace(context, n_ctx=needed),
+            contended="flag",
         )
         return ChooseOptions(
             EvaluateOptions(corpora, self.chunks, model, context), bench, rule, fresh=self.fresh
@@ -173,7 +174,7 @@ def _draw(choice: Choice) -> None:
 
 def _tell(choice: Choice) -> None:
     for candidate in choice.candidates:
-        if candidate.bench.is_contended:
+        if not candidate.bench.is_trusted:
             note(contention_note(candidate.bench))
         if candidate.is_reference:
             note(f"{candidate.model} is the reference itself: shown, and not recommended")
@@ -206,7 +207,7 @@ def _cells(candidate: Candidate) -> tuple[str, ...]:
     flags = {
         "recommended": candidate.is_recommended,
         "front": candidate.is_on_front,
-        "contended": candidate.bench.is_contended,
+        "contended": not candidate.bench.is_trusted,
     }
     return (
         candidate.model,
@@ -216,6 +217,6 @@ def _cells(candidate: Candidate) -> tuple[str, ...]:
         f"{candidate.top1:.1%}",
         format_rate(candidate.bench.prompt),
         format_rate(candidate.bench.generation),
-        format_mib(candidate.bench.peak_resident_bytes),
+        format_mib(candidate.bench.resident_bytes),
         ", ".join(flag for flag, is_set in flags.items() if is_set),
     )

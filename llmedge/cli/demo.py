@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmedge.cli.bench import contention_note, format_rate
+from llmedge.cli.bench_table import contention_note, format_rate
 from llmedge.cli.output import Table, make_progress, note, show_results, write
 from llmedge.core.units import format_mb, format_mib
 
@@ -40,7 +40,7 @@ class _View:
         )
         show_results("demo", rows, table, "table")
         for row in rows:
-            if row.bench.is_contended:
+            if not row.bench.is_trusted:
                 note(contention_note(row.bench))
 
     def answer(self, answer: Answer) -> None:
@@ -53,7 +53,7 @@ class _View:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    flags = ("chosen" if row.is_chosen else "", "contended" if row.bench.is_contended else "")
+    flags = ("chosen" if row.is_chosen else "", *row.bench.flags)
     divergence = row.evaluation.divergence
     return (
         row.variant.mix,
@@ -63,6 +63,6 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{divergence.top1_agreement:.1%}",
         format_rate(row.bench.prompt),
         format_rate(row.bench.generation),
-        format_mib(row.bench.peak_resident_bytes),
+        format_mib(row.bench.resident_bytes),
         ", ".join(flag for flag in flags if flag),
     )

@@ -53,7 +53,7 @@ def read_cpu(root: Path = Path("/")) -> Cpu:
     Args:
         root: The file system's root; another one in tests.
     """
-    allowed = _allowed_cpus()
+    allowed = allowed_cpus()
     cores: list[float] = _linux_cores(root, allowed) if sys.platform == "linux" else []
     fast = _intel_performance_cpus(root) & allowed
     if cores and fast:
@@ -100,7 +100,8 @@ def _intel_performance_cpus(root: Path) -> set[int]:
     return cpus
 
 
-def _allowed_cpus() -> set[int]:
+def allowed_cpus() -> set[int]:
+    """Return the hardware threads that this process may run on."""
     if sys.platform == "linux":
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))

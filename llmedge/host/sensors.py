@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
@@ -16,6 +16,9 @@ _POWER_S = 5.0  # seconds for which a battery's power is taken to last
 _DRIVES = ("nvme", "drivetemp")
 # Degrees Celsius: chips without a limit report 0, or more than anything bears.
 _LEAST_LIMIT, _MOST_LIMIT = 50.0, 130.0
+
+
+PowerSource = Literal["mains", "battery", "charging"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,16 @@ def read_power() -> Power:
     if battery is None:
         return Power(None, None)
     return Power(battery.percent, battery.power_plugged)
+
+
+def read_power_source(root: Path = Path("/")) -> PowerSource:
+    """Return where the machine's power comes from; one without a battery is on the mains."""
+    states = {_read_text(path / "status") for path in _batteries(root)}
+    if "Charging" in states:
+        return "charging"
+    if states:
+        return "battery" if "Discharging" in states else "mains"
+    return "battery" if read_power().is_plugged is False else "mains"
 
 
 def energy_between(before_j: float | None, after_j: float | None) -> float | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from llmedge.host.load import LoadReport
 from llmedge.measure.corpus import UDHR_LANGUAGES, read_pieces, udhr_corpus
 from llmedge.runtime.model import Model, ModelOptions
 from llmedge.store.records import read_records
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from llmedge.core.settings import Settings
     from llmedge.measure.corpus import Corpus
 
-_BENCH_SCHEMA = "llmedge.bench/1"  # the records that are understood here
+_BENCH_SCHEMA = "llmedge.bench/2"  # the records that are understood here
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +86,13 @@ def newest_tg_rate(settings: Settings, model: str, file_bytes: int) -> float | N
         file_bytes: Its size: another file of that name does not count.
     """
     for record in reversed(read_records(settings, "bench")):
-        key = (record.get("schema"), record.get("model"), record.get("file_bytes"))
-        if key != (_BENCH_SCHEMA, model, file_bytes):
+        if (record.get("schema"), record.get("model")) != (_BENCH_SCHEMA, model):
             continue
-        load = LoadReport(**cast("dict[str, float]", record["load"]))
-        samples = cast("dict[str, list[float]]", record["generation"])["samples"]
-        if not load.is_contended:
+        facts, conditions, rate = (
+            cast("dict[str, object]", record[key]) for key in ("facts", "fingerprint", "generation")
+        )
+        place = (facts["file_bytes"], record["n_depth"], conditions["place"])
+        samples = cast("list[float]", rate["samples"])
+        if place == (file_bytes, 0, "host") and not record["flags"] and samples:
             return sum(samples) / len(samples)
     return None

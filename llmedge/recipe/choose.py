@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmedge.bench.record import BenchResult
-from llmedge.bench.run import BenchOptions, bench
+from llmedge.bench.run import bench
 from llmedge.core.errors import UntrustworthyError, UsageError
 from llmedge.evaluate.fingerprint import take_evaluation_fingerprint
 from llmedge.evaluate.report import EvaluateOptions, evaluate
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from llmedge.bench.suite import BenchOptions
     from llmedge.core.progress import Progress
     from llmedge.core.settings import Settings
     from llmedge.measure.corpus import Corpus
@@ -245,8 +246,8 @@ class _Speeds:
 
     def measure(self, paths: Sequence[Path], progress: Progress) -> None:
         missing = [path for path in paths if path not in self.found]
-        results = bench(missing, self._options, self._settings, progress)
-        self.found.update(zip(missing, results, strict=True))
+        outcome = bench(missing, self._options, self._settings, progress)
+        self.found.update(zip(missing, outcome.results, strict=True))
 
 
 def _candidate(path: Path, losses: _Losses, speeds: _Speeds, settings: Settings) -> Candidate:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from llmedge.bench.run import BenchOptions, bench
+from llmedge.bench.run import bench
+from llmedge.bench.suite import BenchOptions
 from llmedge.core.errors import EngineError, NotFoundError
 from llmedge.core.extras import require_extra
 from llmedge.evaluate.report import EvaluateOptions, Evaluation, evaluate
@@ -131,8 +132,10 @@ def run_demo(settings: Settings, progress: Progress, view: View) -> DemoReport:
     evaluations = evaluate(paths, source, EvaluateOptions(corpora, _MAX_CHUNKS), settings, progress)
     view.step("compared; now measuring speed and memory, each variant in a process of its own")
     context = ContextOptions(n_ctx=256, n_threads=settings.threads)
-    bench_options = BenchOptions(n_prompt=256, n_gen=64, repetitions=3, context=context)
-    results = bench(paths, bench_options, settings, progress)
+    bench_options = BenchOptions(
+        n_prompt=256, n_gen=64, repetitions=3, context=context, contended="flag"
+    )
+    results = bench(paths, bench_options, settings, progress).results
     rows = choose([Row(*parts) for parts in zip(variants, evaluations, results, strict=True)])
     view.table(rows)
     chosen = next(row for row in rows if row.is_chosen)

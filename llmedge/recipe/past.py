@@ -23,7 +23,7 @@ from llmedge.measure.kl_divergence import Divergence  # noqa: TC001 - records ar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmedge.bench.run import BenchOptions
+    from llmedge.bench.suite import BenchOptions
     from llmedge.gguf.reader import Header
 
 _CTX_STEP = 256  # llama.cpp rounds a context up to this many tokens
@@ -68,6 +68,7 @@ def find_bench(
         model,
         header.file_bytes,
         round(header.bits_per_weight, 4),
+        0,
         (options.n_prompt, options.repetitions),
         (options.n_gen, options.repetitions),
         take_fingerprint(
@@ -81,13 +82,14 @@ def find_bench(
         found = (
             record.schema,
             record.model,
-            record.file_bytes,
-            record.bits_per_weight,
+            record.facts.file_bytes,
+            record.facts.bits_per_weight,
+            record.n_depth,
             (record.prompt.n_tokens, len(record.prompt.samples)),
             (record.generation.n_tokens, len(record.generation.samples)),
             record.fingerprint,
         )
-        if found == wanted and not record.is_contended and _seconds(record.created) >= changed_s:
+        if found == wanted and record.is_trusted and _seconds(record.created) >= changed_s:
             return record
     return None
 

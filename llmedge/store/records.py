@@ -69,10 +69,13 @@ def read_records_as(settings: Settings, kind: Kind, record_type: type[RecordT]) 
     Records of another shape, such as an older version's, are passed over; fields that the
     dataclass does not have are, too.
     """
-    records: list[RecordT] = []
-    for record in read_records(settings, kind):
-        try:
-            records.append(msgspec.convert(record, record_type))
-        except msgspec.ValidationError:
-            continue
-    return records
+    found = (record_as(record, record_type) for record in read_records(settings, kind))
+    return [record for record in found if record is not None]
+
+
+def record_as(record: dict[str, object], record_type: type[RecordT]) -> RecordT | None:
+    """Return a record as a dataclass, or `None` where it has another shape."""
+    try:
+        return msgspec.convert(record, record_type)
+    except msgspec.ValidationError:
+        return None

@@ -253,19 +253,21 @@ def test_show_needs_no_llama_cpp(tiny_model: Path, home: Path):
 
 def test_bench_shows_a_row_a_model(cli, tiny_model: Path):
     arguments = ["bench", tiny_model, "--n-prompt", 16, "--n-gen", 4, "-r", 2, "--threads", 1]
+    arguments += ["--contended", "flag"]
     result = cli(*arguments)
     assert result.code == 0
     assert "±" in result.out
     (record,) = cli(*arguments, "--json").json["results"]
-    assert record["schema"] == "llmedge.bench/1"
+    assert record["schema"] == "llmedge.bench/2"
     assert record["prompt"]["mean"] > 0
     assert record["fingerprint"]["n_threads"] == 1
 
 
 def test_a_busy_machine_is_noted_beside_the_result(cli, tiny_model: Path):
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
     try:
-        result = cli("bench", tiny_model, "--n-prompt", 64, "--n-gen", 32, "-r", 3, "--threads", 1)
+        arguments = ["bench", tiny_model, "--n-prompt", 64, "--n-gen", 32, "-r", 3, "--threads", 1]
+        result = cli(*arguments, "--contended", "flag")
     finally:
         for process in busy:
             process.kill()

@@ -91,11 +91,13 @@ def test_words_per_second_come_from_the_variants_own_bench_record(
     assert result.tg_tokens_per_s is None
     assert result.words_per_s is None
     record = {
-        "schema": "llmedge.bench/1",
+        "schema": "llmedge.bench/2",
         "model": result.model,
-        "file_bytes": result.file_bytes,
+        "facts": {"file_bytes": result.file_bytes},
+        "fingerprint": {"place": "host"},
+        "n_depth": 0,
+        "flags": [],
         "generation": {"samples": [20.0, 40.0]},
-        "load": {"other_cpu": 0.0, "steal": 0.0, "pressure": None},
     }
     append_record(settings, "bench", record)
     (result,) = evaluate([tiny_model], tiny_model, ENGLISH, settings, RecordingProgress())

@@ -22,7 +22,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
                 (folder / "topology/cluster_id").write_text(str(number), encoding="ascii")
             if capacity is not None:
                 (folder / "cpu_capacity").write_text(str(capacity), encoding="ascii")
-        monkeypatch.setattr(cpu_module, "_allowed_cpus", lambda: set(range(len(threads))))
+        monkeypatch.setattr(cpu_module, "allowed_cpus", lambda: set(range(len(threads))))
         return read_cpu(tmp_path)
 
     return build

@@ -1,28 +1,29 @@
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llmedge.core.settings import Settings
-from llmedge.host.load import LoadReport
 from llmedge.measure.corpus import Corpus, file_corpus, shipped_corpus, udhr_corpus
 from llmedge.measure.fertility import count_fertility, model_fertility, newest_tg_rate
 from llmedge.store.records import append_record
-
-QUIET, BUSY = LoadReport(0.0, 0.0, None), LoadReport(0.5, 0.0, None)
 
 
 def letters(text: str) -> list[int]:
     return [ord(char) for char in text if not char.isspace()]
 
 
-def bench_record(model: str, rates: list[float], **changes: object) -> dict[str, object]:
+def bench_record(
+    model: str, rates: list[float], file_bytes: int = 100, **changes: object
+) -> dict[str, object]:
     return {
-        "schema": "llmedge.bench/1",
+        "schema": "llmedge.bench/2",
         "model": model,
-        "file_bytes": 100,
+        "facts": {"file_bytes": file_bytes},
+        "fingerprint": {"place": "host"},
+        "n_depth": 0,
+        "flags": [],
         "generation": {"n_tokens": 64, "samples": rates},
-        "load": asdict(QUIET),
         **changes,
     }
 
@@ -86,8 +87,10 @@ def test_the_newest_record_of_this_very_file_counts(settings: Settings):
     append_record(settings, "bench", bench_record("m:Q4_0", [10.0, 20.0]))
     append_record(settings, "bench", bench_record("m:Q8_0", [2.0]))
     append_record(settings, "bench", bench_record("m:Q4_0", [3.0], file_bytes=101))
-    append_record(settings, "bench", bench_record("m:Q4_0", [4.0], schema="llmedge.bench/2"))
-    append_record(settings, "bench", bench_record("m:Q4_0", [5.0], load=asdict(BUSY)))
+    append_record(settings, "bench", bench_record("m:Q4_0", [4.0], schema="llmedge.bench/1"))
+    append_record(settings, "bench", bench_record("m:Q4_0", [5.0], flags=["contended"]))
+    append_record(settings, "bench", bench_record("m:Q4_0", [6.0], n_depth=512))
+    append_record(settings, "bench", bench_record("m:Q4_0", []))
     assert newest_tg_rate(settings, "m:Q4_0", 100) == 15.0
     assert newest_tg_rate(settings, "m:Q4_0", 101) == 3.0
     assert newest_tg_rate(replace(settings, home=Path("/nowhere")), "m:Q4_0", 100) is None

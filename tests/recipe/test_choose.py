@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from llmedge.bench.record import BenchResult
-from llmedge.bench.run import BenchOptions
+from llmedge.bench.suite import BenchOptions
 from llmedge.core.errors import UsageError
 from llmedge.core.settings import Settings
 from llmedge.evaluate.report import EvaluateOptions
 from llmedge.gguf.mixes import find_mix
-from llmedge.host.load import LoadReport
 from llmedge.measure.corpus import shipped_corpus
 from llmedge.quantize.execute import quantize
 from llmedge.quantize.job import QuantizeOptions
@@ -23,7 +22,11 @@ from tests.fakes import RecordingProgress
 OPTIONS = ChooseOptions(
     EvaluateOptions((shipped_corpus("en"),), max_chunks=1, context=ContextOptions(n_ctx=128)),
     BenchOptions(
-        n_prompt=16, n_gen=8, repetitions=2, context=ContextOptions(n_ctx=256, n_threads=1)
+        contended="flag",
+        n_prompt=16,
+        n_gen=8,
+        repetitions=2,
+        context=ContextOptions(n_ctx=256, n_threads=1),
     ),
     Rule(),
 )
@@ -48,7 +51,7 @@ def run(tiny_model: Path, settings: Settings):
 def calm_records(settings: Settings) -> None:
     """Record the speeds once more, as on a machine that does nothing else."""
     for result in read_records_as(settings, "bench", BenchResult):
-        append_record(settings, "bench", replace(result, load=LoadReport(0.0, 0.0, None)))
+        append_record(settings, "bench", replace(result, flags=()))
 
 
 def test_what_is_missing_is_measured_and_one_is_recommended(run, variants: list[Path]):

@@ -5,27 +5,31 @@ from pathlib import Path
 import pytest
 
 from llmedge.bench.fingerprint import take_fingerprint
-from llmedge.bench.record import BenchResult, Rate
-from llmedge.bench.run import BenchOptions, bench
+from llmedge.bench.record import BenchResult, ModelFacts, Rate
+from llmedge.bench.run import bench
+from llmedge.bench.suite import BenchOptions
 from llmedge.core.settings import Settings
 from llmedge.evaluate.fingerprint import EvaluationFingerprint
 from llmedge.gguf.reader import Header, read_header
-from llmedge.host.load import LoadReport
 from llmedge.measure.kl_divergence import Divergence
 from llmedge.recipe.past import PastEvaluation, find_bench, find_evaluation
 from llmedge.runtime.context import ContextOptions
 from llmedge.runtime.model import ModelOptions
 from llmedge.store.manifest import utc_now
 from llmedge.store.records import read_records_as
+from tests.bench.results import make_result
 from tests.fakes import RecordingProgress
 
 OPTIONS = BenchOptions(
-    n_prompt=16, n_gen=4, repetitions=2, context=ContextOptions(n_ctx=16, n_threads=1)
+    contended="flag",
+    n_prompt=16,
+    n_gen=4,
+    repetitions=2,
+    context=ContextOptions(n_ctx=16, n_threads=1),
 )
 WANTED = EvaluationFingerprint("v", "r", "t", 512, None, "f16", "f16", "auto", "llama.cpp 1")
 DIVERGENCE = Divergence(9, *(number / 100 for number in range(1, len(fields(Divergence)))))
 PAST = PastEvaluation("en", DIVERGENCE, WANTED, "2026-01-01T00:00:00Z", "llmedge.evaluate/1")
-QUIET = LoadReport(0.0, 0.0, None)
 
 
 @pytest.fixture
@@ -36,19 +40,13 @@ def header(tiny_copy: Path) -> Header:
 @pytest.fixture
 def record(header: Header) -> BenchResult:
     context = replace(OPTIONS.context, n_ctx=256)
-    return BenchResult(
+    return make_result(
         model="copy",
-        file_bytes=header.file_bytes,
-        bits_per_weight=round(header.bits_per_weight, 4),
+        facts=ModelFacts(
+            "copy.gguf", header.file_bytes, 1, 1, round(header.bits_per_weight, 4), "tiny"
+        ),
         prompt=Rate(16, (100.0, 102.0)),
         generation=Rate(4, (10.0, 11.0)),
-        load_s=0.1,
-        peak_resident_bytes=1,
-        peak_anonymous_bytes=None,
-        baseline_bytes=1,
-        load=QUIET,
-        temperature_celsius=None,
-        energy_j=None,
         fingerprint=take_fingerprint(ModelOptions(), context, 1),
         created=utc_now(),
     )
@@ -60,7 +58,7 @@ def test_a_speed_that_was_really_measured_is_found_again(
     bench([tiny_copy], OPTIONS, settings, RecordingProgress())
     records = read_records_as(settings, "bench", BenchResult)
     # Whatever else ran meanwhile is no matter here.
-    quiet = [replace(row, load=QUIET) for row in records]
+    quiet = [replace(row, flags=()) for row in records]
     assert find_bench(quiet, header, "copy", OPTIONS) == quiet[0]
 
 
@@ -73,15 +71,15 @@ def test_the_latest_speed_is_taken(header: Header, record: BenchResult):
     "change",
     [
         {"model": "another"},
-        {"file_bytes": 5},
-        {"bits_per_weight": 1.0},
+        {"facts": ModelFacts("copy.gguf", 5, 1, 1, 32.0, "tiny")},
         {"prompt": Rate(32, (1.0, 1.0))},
         {"prompt": Rate(16, (1.0,))},
         {"generation": Rate(8, (1.0, 1.0))},
-        {"load": LoadReport(0.9, 0.0, None)},
+        {"flags": ("contended",)},
+        {"n_depth": 64},
         {"created": "2001-01-01T00:00:00Z"},
         {"created": "some day"},
-        {"schema": "llmedge.bench/2"},
+        {"schema": "llmedge.bench/1"},
     ],
 )
 def test_a_speed_of_anything_else_is_not_taken(
