@@ -15,9 +15,11 @@ import llmedge
 from llmedge.cli import (
     bench,
     chat,
+    check,
     choose,
     convert,
     demo,
+    devices,
     doctor,
     evaluate,
     imatrix,
@@ -54,6 +56,7 @@ for command in (
     quantize.quantize_command,
     trim.trim_command,
     evaluate.evaluate_command,
+    check.check_command,
     choose.choose_command,
     serve.serve_command,
     chat.chat_command,
@@ -65,6 +68,7 @@ for command in (
 ):
     app.command(command.__name__.removesuffix("_command").replace("remove", "rm"))(command)
 app.add_typer(bench.app, name="bench")
+app.add_typer(devices.app, name="devices")
 app.add_typer(recipe.app, name="recipe")
 
 

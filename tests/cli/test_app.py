@@ -225,7 +225,7 @@ def test_show_lists_tensors(cli, tiny_model: Path):
 
 def test_show_says_when_the_memory_is_not_modelled(cli, tmp_path: Path):
     path = write_tiny_model(
-        tmp_path / "m.gguf", change=lambda w: replace_value(w, "general.architecture", "mamba")
+        tmp_path / "m.gguf", change=lambda w: replace_value(w, "general.architecture", "rwkv7")
     )
     result = cli("show", path)
     assert result.code == 0

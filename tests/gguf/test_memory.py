@@ -90,8 +90,8 @@ def changed(tmp_path: Path, change: Callable[[gguf.GGUFWriter], None]) -> Header
 
 
 def test_an_architecture_that_is_not_modelled_is_refused_and_not_guessed(tmp_path: Path):
-    header = changed(tmp_path, lambda w: replace_value(w, "general.architecture", "mamba"))
-    with pytest.raises(UnsupportedError, match="'mamba' is not modelled"):
+    header = changed(tmp_path, lambda w: replace_value(w, "general.architecture", "rwkv7"))
+    with pytest.raises(UnsupportedError, match="'rwkv7' is not modelled"):
         estimate_memory(header, KvCacheOptions(512))
 
 

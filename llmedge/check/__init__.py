@@ -1,0 +1,1 @@
+"""Whether a model runs on a device that is not here."""

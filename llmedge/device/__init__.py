@@ -1,0 +1,1 @@
+"""What devices are and how fast they would be, from data alone."""
