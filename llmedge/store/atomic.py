@@ -8,6 +8,7 @@ import glob
 import os
 import re
 import shutil
+import threading
 from typing import TYPE_CHECKING
 
 from llmedge.core.errors import NotFoundError, ResourceError, UsageError
@@ -65,7 +66,9 @@ def replacing(path: Path) -> Generator[Path]:
     """
     make_folder(path.parent)
     sweep_partials(path.parent)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Two threads may write the same file, each whole.
+    writer = f"{threading.get_ident()}.{os.getpid()}"
+    partial = path.with_name(f".{path.name}.{writer}.partial")
     try:
         # What llama.cpp says of a file that it cannot open names neither the file nor the reason.
         partial.touch()

@@ -51,8 +51,7 @@ def test_a_broken_pull_leaves_a_part_and_no_ref_and_the_next_fetches_the_rest(pu
     stopped.take = _stop_after(stopped, N_BYTES // 3)  # type: ignore[method-assign]
     with pytest.raises(InterruptedByUser):
         puller(line=stopped)
-    (part,) = puller.parts()
-    kept = part.stat().st_size
+    kept = sum(part.stat().st_size for part in puller.parts())
     assert 0 < kept < N_BYTES
     assert not list(puller.cache.rglob("refs/*"))
     puller.hub.requests.clear()

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,25 @@ def test_a_place_that_cannot_be_written_is_named_with_the_reason(tmp_path: Path)
         replacing(tmp_path / name),
     ):
         pytest.fail("there is no place to write")
+
+
+def test_two_threads_may_write_the_same_file(tmp_path: Path):
+    both = threading.Barrier(2)
+    errors: list[BaseException] = []
+
+    def write(data: bytes) -> None:
+        try:
+            with replacing(tmp_path / "file") as partial:
+                partial.write_bytes(data)
+                both.wait(10)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(data,)) for data in (b"one", b"two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert (tmp_path / "file").read_bytes() in (b"one", b"two")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
