@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -56,7 +55,7 @@ def measure(
         process = pull(home, hub)
         if is_killed:
             wait_for_half(home, n_bytes)
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             process.communicate()
             process = pull(home, hub)
         _, errors = process.communicate()

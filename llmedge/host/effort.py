@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 import time
@@ -12,8 +13,6 @@ from typing import TypeVar
 import psutil
 
 NumberT = TypeVar("NumberT", int, float)
-
-_PAGE_BYTES = 4096  # of /proc/vmstat's counts where the system does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +146,5 @@ def _swapped_in_bytes(root: Path) -> int | None:
     for line in text.splitlines():
         key, _, value = line.partition(" ")
         if key == "pswpin" and value.isdigit():
-            page = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else _PAGE_BYTES
-            return int(value) * page
+            return int(value) * mmap.PAGESIZE
     return None
