@@ -61,7 +61,7 @@ class GuardOptions:
     max_body_bytes: int = 4 << 20
     max_buffered_bytes: int = 64 << 20
     body_s: float = 30.0
-    salt: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
+    salt: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False, compare=False)
 
 
 def guard_for(
