@@ -12,9 +12,10 @@ class Pace:
     """Learns what steps cost, from steps.
 
     A step that only continues streams is the measure; one that takes prompt tokens along may last
-    `stretch` times as long, or as long as nobody notices. Both costs change with the number of
-    streams, so they are learned for each power of two of them; where nothing is known, or what is
-    known is old, one step goes without prompt tokens.
+    `stretch` times as long, or as long as nobody notices; longer where many prompts wait beside few
+    streams, as those are held up for many then. Both costs change with the number of streams, so
+    they are learned for each power of two of them; where nothing is known, or what is known is old,
+    one step goes without prompt tokens.
 
     Args:
         n_batch: Tokens of one step.
@@ -34,8 +35,8 @@ class Pace:
         self._ages: dict[int, int] = {}
         self._token_s: dict[int, float] = {}
 
-    def limit(self, n_streams: int) -> int:
-        """Return how many prompt tokens the next step may take along with so many streams."""
+    def limit(self, n_streams: int, n_prompts: int = 1) -> int:
+        """Return how many tokens of so many prompts the next step may take along with streams."""
         room = self._n_batch - n_streams
         if n_streams == 0:
             return room
@@ -46,6 +47,7 @@ class Pace:
         # A prompt's token costs less than a stream's, which pays for reading the weights, too.
         token_s = self._token_s.get(size, plain_s / n_streams)
         spare_s = max(self._stretch * plain_s, self._unnoticed_s) - plain_s
+        spare_s += max(0, n_prompts - 1) / n_streams * plain_s
         wanted = min(int(spare_s / token_s), room) if token_s else 0
         wanted -= (n_streams + wanted) % _N_ROWS
         return max(wanted, min(self._n_min, room))

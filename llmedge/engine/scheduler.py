@@ -224,7 +224,7 @@ class Scheduler:
             streams = [sequence for sequence in ready if sequence.n_left == 1]
             prompts = [sequence for sequence in ready if sequence.n_left > 1]
             n_streams = len(streams)
-            share = min(most, self._pace.limit(n_streams)) if prompts else 0
+            share = min(most, self._pace.limit(n_streams, len(prompts))) if prompts else 0
             share = min(share, sum(sequence.n_left for sequence in prompts))
             free = self.kv.make_room(n_streams + share) if ready else 0
             if free >= n_streams + min(share, 1):

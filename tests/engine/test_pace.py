@@ -65,3 +65,12 @@ def test_a_nearly_full_batch_leaves_prompts_what_is_left():
     pace = Pace(8)
     pace.learn(6, 0, 0.01)
     assert pace.limit(6) == 2
+
+
+def test_few_streams_wait_for_many_prompts():
+    pace = Pace(512)
+    pace.learn(2, 0, 0.1)
+    pace.learn(2, 8, 0.18)
+    alone, many = pace.limit(2), pace.limit(2, 9)
+    assert many > 5 * alone
+    assert pace.limit(2, 2) < many
