@@ -6,16 +6,23 @@ _WEIGHT = 0.2  # of a new measurement: about the last ten count
 _OUTLIER = 4.0  # a page fault or a busy machine teaches no more than this times what is known
 _STALE_STEPS = 64
 _N_ROWS = 4  # llama.cpp's repacked kernels compute so many tokens at the price of fewer
+_N_ALONE = 32  # fewer tokens without streams cost as much each as those beside them
+_ALONE_S = 0.25
+_SHORT_WAIT_S = 0.12  # is over in two or three steps anyway
+_LONG_WAIT_S = 0.5
 
 
 class Pace:
     """Learns what steps cost, from steps.
 
     A step that only continues streams is the measure; one that takes prompt tokens along may last
-    `stretch` times as long, or as long as nobody notices; longer where many prompts wait beside few
-    streams, as those are held up for many then. Both costs change with the number of streams, so
-    they are learned for each power of two of them; where nothing is known, or what is known is old,
-    one step goes without prompt tokens.
+    `stretch` times as long, or as long as nobody notices. Both costs change with the number of
+    streams, so they are learned for each power of two of them; where nothing is known, or what is
+    known is old, one step goes without prompt tokens.
+
+    Where prompts wait beside few streams, small shares hold up many for the sake of few, and leave
+    later steps fewer streams to compute at once: there every other step is the prompts' alone. One
+    long prompt does not get that.
 
     Args:
         n_batch: Tokens of one step.
@@ -34,9 +41,23 @@ class Pace:
         self._plain_s: dict[int, float] = {}
         self._ages: dict[int, int] = {}
         self._token_s: dict[int, float] = {}
+        self._alone_s: float | None = None
+        self._is_streams_turn = False
 
-    def limit(self, n_streams: int, n_prompts: int = 1) -> int:
-        """Return how many tokens of so many prompts the next step may take along with streams."""
+    def alone(self, n_streams: int, n_prompts: int, n_tokens: int) -> int:
+        """Return how many of the prompts' tokens the next step takes without the streams; or 0."""
+        if n_streams == 0 or self._is_streams_turn or self._alone_s is None:
+            return 0
+        wait_s = n_tokens * self._alone_s
+        if wait_s < _SHORT_WAIT_S or 4 * n_prompts < n_streams:
+            return 0
+        if n_prompts == 1 and wait_s > _LONG_WAIT_S:
+            return 0
+        n = min(int(_ALONE_S / self._alone_s), self._n_batch)
+        return n if n >= _N_ALONE else 0
+
+    def limit(self, n_streams: int) -> int:
+        """Return how many prompt tokens the next step may take along with so many streams."""
         room = self._n_batch - n_streams
         if n_streams == 0:
             return room
@@ -47,14 +68,16 @@ class Pace:
         # A prompt's token costs less than a stream's, which pays for reading the weights, too.
         token_s = self._token_s.get(size, plain_s / n_streams)
         spare_s = max(self._stretch * plain_s, self._unnoticed_s) - plain_s
-        spare_s += max(0, n_prompts - 1) / n_streams * plain_s
         wanted = min(int(spare_s / token_s), room) if token_s else 0
         wanted -= (n_streams + wanted) % _N_ROWS
         return max(wanted, min(self._n_min, room))
 
     def learn(self, n_streams: int, n_prompt: int, seconds: float) -> None:
         """Take a measured step into account."""
+        self._is_streams_turn = n_streams == 0
         if n_streams == 0:
+            if n_prompt >= _N_ALONE:
+                self._alone_s = _blend(self._alone_s, seconds / n_prompt)
             return
         size = n_streams.bit_length()
         if n_prompt == 0:

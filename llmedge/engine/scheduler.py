@@ -223,9 +223,11 @@ class Scheduler:
             ready = self._turn()
             streams = [sequence for sequence in ready if sequence.n_left == 1]
             prompts = [sequence for sequence in ready if sequence.n_left > 1]
+            n_left = sum(sequence.n_left for sequence in prompts)
+            share = self._pace.alone(len(streams), len(prompts), n_left)
+            streams = [] if share else streams
             n_streams = len(streams)
-            share = min(most, self._pace.limit(n_streams, len(prompts))) if prompts else 0
-            share = min(share, sum(sequence.n_left for sequence in prompts))
+            share = min(most, n_left, share or self._pace.limit(n_streams))
             free = self.kv.make_room(n_streams + share) if ready else 0
             if free >= n_streams + min(share, 1):
                 break
@@ -234,8 +236,7 @@ class Scheduler:
                 break
         n_batch = self._backend.n_batch
         spare = min(free, n_batch) - n_streams - share if most == n_batch else 0
-        guesses = self._guesses(streams, max(0, spare))
-        for sequence, guess in zip(streams, guesses, strict=True):
+        for sequence, guess in zip(streams, self._guesses(streams, max(0, spare)), strict=True):
             plan.n_streams += 1 + len(guess)
             plan.add(sequence, [sequence.tokens[-1], *guess], 1 + len(guess))
         self._add_prompts(plan, prompts, min(share, free - n_streams))

@@ -67,10 +67,31 @@ def test_a_nearly_full_batch_leaves_prompts_what_is_left():
     assert pace.limit(6) == 2
 
 
-def test_few_streams_wait_for_many_prompts():
+def paced(token_s: float) -> Pace:
     pace = Pace(512)
-    pace.learn(2, 0, 0.1)
-    pace.learn(2, 8, 0.18)
-    alone, many = pace.limit(2), pace.limit(2, 9)
-    assert many > 5 * alone
-    assert pace.limit(2, 2) < many
+    pace.learn(0, 100, 100 * token_s)
+    pace.learn(4, 0, 0.03)
+    return pace
+
+
+def test_every_other_step_is_the_prompts_alone_where_many_wait_beside_few_streams():
+    pace = paced(0.0025)
+    assert pace.alone(4, 3, 600) == 100  # a quarter of a second
+    pace.learn(0, 100, 0.25)
+    assert pace.alone(4, 3, 500) == 0
+    pace.learn(4, 8, 0.05)
+    assert pace.alone(4, 3, 492) == 100
+
+
+def test_streams_are_not_left_out_for_one_long_prompt_for_few_or_for_short_ones():
+    pace = paced(0.0025)
+    assert pace.alone(4, 1, 190) == 100
+    assert pace.alone(4, 1, 2000) == 0
+    assert pace.alone(9, 2, 600) == 0
+    assert pace.alone(4, 3, 40) == 0
+    assert Pace(512).alone(4, 3, 600) == 0  # nobody knows how long that takes
+    assert pace.alone(0, 3, 600) == 0  # there is nobody to leave out
+
+
+def test_streams_are_not_left_out_where_a_quarter_of_a_second_is_a_few_tokens():
+    assert paced(0.05).alone(4, 3, 600) == 0

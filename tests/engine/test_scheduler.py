@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -151,6 +152,23 @@ def test_streams_go_on_in_every_step_while_a_long_prompt_is_computed():
         outcomes = scheduler.step()
         assert {outcome.sequence.id for outcome in outcomes} >= {0, 1, 2}
     assert all(8 <= _n_prompt(call) <= 500 for call in backend.calls[5:20])
+
+
+def test_streams_go_on_in_every_other_step_while_several_prompts_are_computed():
+    backend = FakeBackend(n_cells=4000, n_batch=512)
+    times = iter(0.1 * at for at in range(100_000))
+    scheduler = Scheduler(backend, SchedulerOptions(4), clock=lambda: next(times))
+    stream = new_sequence(backend, 0, [1 + at % 39 for at in range(100)], 90)
+    stream.end_tokens = frozenset()
+    scheduler.add(stream)
+    scheduler.step()
+    for number in range(1, 4):
+        scheduler.add(new_sequence(backend, number, [number + 1, *PROMPT * 10], 2))
+    n_before = len(backend.calls)
+    finish(scheduler)
+    has_stream = [any(item.seq_id == 0 for item in call) for call in backend.calls[n_before:]]
+    assert not all(has_stream)
+    assert all(one or other for one, other in pairwise(has_stream))
 
 
 def _n_prompt(call: list[BatchItem]) -> int:
