@@ -20,6 +20,7 @@ from llmedge.cli import (
     convert,
     demo,
     devices,
+    disk,
     doctor,
     evaluate,
     imatrix,
@@ -63,6 +64,8 @@ for command in (
     list_models.list_command,
     show.show_command,
     remove.remove_command,
+    disk.du_command,
+    disk.verify_command,
     doctor.doctor_command,
     demo.demo_command,
 ):
