@@ -7,8 +7,20 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CONSTRAINTS := tests/constraints.txt
 
+# GCC's ldtilecfg does not wait for the stores that fill its operand, so that llama.cpp's AMX
+# kernels fault on the first prompt. Servers have AMX, laptops and phones do not: built without it.
+NO_AMX := -mno-amx-tile -mno-amx-int8 -mno-amx-bf16
+AMX_FLAGS := $(shell grep -qsw amx_tile /proc/cpuinfo && $(CC) $(NO_AMX) -E -xc /dev/null >/dev/null 2>&1 \
+  && echo '$(NO_AMX)')
 # Vision is not used; without it the library builds in three quarters of the time.
-export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF $(if $(AMX_FLAGS),'-DCMAKE_C_FLAGS=$(AMX_FLAGS)' '-DCMAKE_CXX_FLAGS=$(AMX_FLAGS)')
+
+# pip keys its wheels by version alone: one that was built with those kernels is built again.
+define without_amx
+$(if $(AMX_FLAGS),@$(BIN)/python -c "import sys; from llmedge.runtime.library import library_info; \
+  sys.exit('AMX_INT8' in library_info().features)" || { $(BIN)/python -m pip cache remove --quiet llama_cpp_python; \
+  $(PIP) -c $(CONSTRAINTS) --force-reinstall --no-deps llama-cpp-python; })
+endef
 
 .PHONY: install demo test test-all check clean
 
@@ -28,12 +40,15 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(PIP) -c $(CONSTRAINTS) -e .
+	$(without_amx)
 	@touch $@
 $(VENV)/.installed-demo: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(PIP) -c $(CONSTRAINTS) -e '.[demo]'
+	$(without_amx)
 	@touch $@ $(VENV)/.installed
 $(VENV)/.installed-dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(PIP) -c $(CONSTRAINTS) -e '.[demo,dev]'
+	$(without_amx)
 	@touch $@ $(VENV)/.installed-demo $(VENV)/.installed
 
 clean:

@@ -37,6 +37,11 @@ _WANTED_FEATURES = (
 _REBUILD = (
     "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python"
 )
+# GCC 12 lets ldtilecfg run before the stores that fill its operand: a general protection fault.
+_NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+_WITHOUT_AMX = (
+    f"CMAKE_ARGS=\"'-DCMAKE_C_FLAGS={_NO_AMX}' '-DCMAKE_CXX_FLAGS={_NO_AMX}'\" {_REBUILD}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,13 @@ def _feature_findings(library: LibraryInfo) -> Iterator[Finding]:
             f"the processor has {', '.join(unused)}, this build of llama.cpp does not use it",
             "note",
             f"build it for this machine: {_REBUILD}",
+        )
+    if "AMX_INT8" in library.features:
+        yield Finding(
+            "AMX kernels",
+            "in this build of llama.cpp; built by GCC 12, they end the process at the first prompt",
+            "note",
+            f"if that happens, build it without them: {_WITHOUT_AMX}",
         )
 
 

@@ -54,6 +54,21 @@ def test_kernels_that_the_processor_has_and_the_build_does_not_use_are_named(set
     assert "--no-binary" in finding.fix
 
 
+def test_kernels_that_may_fault_are_named_with_the_build_that_leaves_them_out(
+    settings, monkeypatch
+):
+    library = library_info()
+    without = tuple(name for name in library.features if name != "AMX_INT8")
+    monkeypatch.setattr(doctor, "library_info", lambda: replace(library, features=without))
+    assert "AMX kernels" not in by_topic(settings)
+    faulty = replace(library, features=(*without, "AMX_INT8"))
+    monkeypatch.setattr(doctor, "library_info", lambda: faulty)
+    finding = by_topic(settings)["AMX kernels"]
+    assert finding.status == "note"
+    assert "-mno-amx-tile" in finding.fix
+    assert "--no-cache-dir" in finding.fix
+
+
 @pytest.mark.parametrize(
     ("platform", "machine", "nvidia", "offload", "word"),
     [
