@@ -10,6 +10,9 @@ import sys
 import tarfile
 from typing import TYPE_CHECKING
 
+from llmedge.host.cpu import read_cpu_flags
+from llmedge.runtime.library import library_info
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -22,6 +25,7 @@ _OPTIONS = {
     "LLAMA_CURL": "OFF",
     "LLAMA_OPENSSL": "OFF",
 }
+_NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 
 
 class CannotBuild(Exception):  # noqa: N818 - what is so
@@ -46,6 +50,9 @@ def build(folder: Path, targets: tuple[str, ...], *, has_server: bool = False) -
     sources = _download(folder, version)
     switch = "ON" if has_server else "OFF"
     options = _OPTIONS | {"LLAMA_BUILD_SERVER": switch, "LLAMA_BUILD_MTMD": switch}
+    # The same kernels on both sides of a comparison: the Makefile's reason holds here too.
+    if "amx_tile" in read_cpu_flags() and "AMX_INT8" not in library_info().features:
+        options |= {"CMAKE_C_FLAGS": _NO_AMX, "CMAKE_CXX_FLAGS": _NO_AMX}
     jobs = str(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
     flags = [f"-D{name}={value}" for name, value in options.items()]
     for command in (
