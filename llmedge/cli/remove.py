@@ -36,5 +36,8 @@ def remove_command(
         return
     if not yes and not confirm(f"delete {names} ({total})?"):
         raise UsageError("nothing was deleted", "answer y, or add --yes")
+    kept = [entry.reference for entry in unique if entry.path.lstat().st_nlink > 1]
     freed = sum(remove(entry) for entry in unique)
     note(f"deleted {names}: {format_mb(freed)} are free again")
+    if kept:
+        note(f"{', '.join(kept)} had a second name, which still holds the bytes")

@@ -134,10 +134,10 @@ def remove(entry: Entry) -> int:
     """Delete a variant and its sidecar.
 
     Returns:
-        The bytes that were freed.
+        The bytes that were freed: none of a file that has a second name elsewhere.
     """
     sidecar = sidecar_path(entry.path)
-    freed = entry.file_bytes
+    freed = entry.file_bytes if entry.path.lstat().st_nlink == 1 else 0
     # The sidecar first: without it the variant no longer counts as complete.
     if entry.manifest is not None or entry.problem is not None:
         freed += sidecar.stat().st_size

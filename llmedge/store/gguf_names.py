@@ -67,14 +67,18 @@ def variant_of(path: str) -> str:
     return match[1].upper() if match else prefix
 
 
-def _with_parts(repo: str, path: str, every: list[str]) -> list[str]:
-    folder, slash, name = path.rpartition("/")
+def part_names(name: str) -> list[str]:
+    """Return the names of all parts of a split model, given any; the name itself of a whole one."""
     split = _SPLIT.fullmatch(name)
     if split is None:
-        return [path]
+        return [name]
     count = int(split["count"])
-    start = f"{folder}{slash}{split['prefix']}"
-    parts = [f"{start}-{index:05d}-of-{count:05d}.gguf" for index in range(1, count + 1)]
+    return [f"{split['prefix']}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
+
+
+def _with_parts(repo: str, path: str, every: list[str]) -> list[str]:
+    folder, slash, name = path.rpartition("/")
+    parts = [f"{folder}{slash}{part}" for part in part_names(name)]
     missing = sorted(set(parts) - set(every))
     if missing:
         raise NotFoundError(f"{repo} has no {missing[0]}, a part of {name}", "tell its author")
