@@ -34,6 +34,7 @@ from llmedge.cli import (
     serve,
     show,
     trim,
+    up,
 )
 from llmedge.core import interrupts
 from llmedge.core.errors import (
@@ -52,6 +53,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
+    up.up_command,
     pull.pull_command,
     convert.convert_command,
     imatrix.imatrix_command,

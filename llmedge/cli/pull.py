@@ -24,6 +24,24 @@ _MIN_RATE = 1000  # a server gives up on a client that takes less
 
 
 @dataclass(frozen=True, slots=True)
+class LineFlags:
+    """How the line may be used."""
+
+    limit_rate: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Bytes per second: 500k, 2MB.", show_default=False),
+    ] = None
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOURS",
+            help="Move bytes in these hours only: 23:00-06:00.",
+            show_default=False,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
 class PullFlags:
     """What to pull, and how."""
 
@@ -100,11 +118,21 @@ def pull_command(
     reference, settings = parse_reference(model), load_settings()
     if not isinstance(reference, HubReference):
         raise UsageError(f"{model!r} is nothing on the hub", "llmedge pull ORG/NAME:Q4_K_M")
-    pull = _look_up if settings.is_hf_offline else _pull
-    report = pull(reference, settings, flags)
+    report = fetch(reference, settings, flags)
     if show.chosen == "table":
         _note(report, reference)
     show_results("pull", [report], _table(report), show.chosen)
+
+
+def fetch(reference: HubReference, settings: Settings, flags: PullFlags) -> PullReport:
+    """Pull a reference, plan to, or find it in the cache where HF_HUB_OFFLINE forbids to ask.
+
+    Raises:
+        NetworkError: The hub is out of reach, refuses or must not be asked.
+        NotFoundError: There is no such repository, revision or variant.
+    """
+    pull = _look_up if settings.is_hf_offline else _pull
+    return pull(reference, settings, flags)
 
 
 def _pull(reference: HubReference, settings: Settings, flags: PullFlags) -> PullReport:

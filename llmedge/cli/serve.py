@@ -238,13 +238,25 @@ def serve_command(
 ) -> None:
     """Serve models through an OpenAI-compatible endpoint."""
     from llmedge.core.settings import load_settings
-    from llmedge.serve.server import bind, serve
 
     settings = load_settings()
     options = endpoint.serve_options(run, settings)
     if bool(models) == bool(endpoint.models_dir):
         raise UsageError("give models or --models-dir, one of them", "llmedge serve MODEL")
-    paths = [model_path(model) for model in models or ()]
+    serve_files([model_path(model) for model in models or ()], endpoint, options, settings)
+
+
+def serve_files(
+    paths: list[Path], endpoint: EndpointFlags, options: ServeOptions, settings: Settings
+) -> None:
+    """Serve files, or the folder that the flags name, until the user stops it.
+
+    Raises:
+        UsageError: What is asked for cannot be meant together.
+        LlmedgeError: The address is taken, or the model cannot be loaded.
+    """
+    from llmedge.serve.server import bind, serve
+
     if options.loras and len(paths) != 1:
         raise UsageError("--lora goes with one model", "serve the other models by themselves")
     with bind(options) as listener:

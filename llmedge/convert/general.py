@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 
 from llmedge.convert.config import read_json
 from llmedge.gguf.writer import I32
+from llmedge.store.hf_cache import hub_origin
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from llmedge.gguf.writer import Value
 
-_SNAPSHOT = re.compile(
-    r"models--(?P<org>[^/]+?)--(?P<repo>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})$"
-)
 _PAIR = re.compile(r"([a-z_]+): +([^\s\[{|>#][^#]*?) *(#.*)?")
 _MAX_CARD_BYTES = 1 << 20
 _LARGEST = 1 << 31
@@ -31,12 +29,6 @@ _SAMPLING = {
     "min_p": "general.sampling.min_p",
     "repetition_penalty": "general.sampling.penalty_repeat",
 }
-
-
-def hub_origin(folder: Path) -> tuple[str, str] | None:
-    """Return the repository and commit of a folder in the Hub's cache, `None` for any other."""
-    match = _SNAPSHOT.search(folder.resolve().as_posix())
-    return (f"{match['org']}/{match['repo']}", match["commit"]) if match else None
 
 
 def checkpoint_name(folder: Path) -> str:

@@ -15,7 +15,7 @@ from llmedge.convert.adapter import read_adapter
 from llmedge.convert.config import read_config
 from llmedge.convert.embedding import add_pooling
 from llmedge.convert.estimate import estimate_seconds, range_bytes
-from llmedge.convert.general import checkpoint_name, general_metadata, hub_origin, read_license
+from llmedge.convert.general import checkpoint_name, general_metadata, read_license
 from llmedge.convert.model import ModelPlan, dominant_type, plan_model
 from llmedge.convert.output import OutputFile, choose_types, output_files
 from llmedge.convert.report import ConversionReport, ConvertOptions, describe
@@ -40,6 +40,7 @@ from llmedge.runtime.library import library_info
 from llmedge.store.atomic import make_folder, require_new
 from llmedge.store.catalog import variant_path
 from llmedge.store.checkpoint import CheckpointSource, FolderCheckpoint
+from llmedge.store.hf_cache import hub_origin
 from llmedge.store.manifest import (
     Manifest,
     Source,

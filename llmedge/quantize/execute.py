@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 import llmedge
-from llmedge.core.errors import IntegrityError
+from llmedge.core.errors import IntegrityError, LlmedgeError
 from llmedge.gguf.reader import read_header
 from llmedge.host.memory import require_free_disk
 from llmedge.quantize.job import (
@@ -22,11 +22,13 @@ from llmedge.quantize.job import (
 from llmedge.runtime.library import library_info
 from llmedge.store.atomic import make_folder, replacing
 from llmedge.store.hashes import remembered_hash
+from llmedge.store.hf_cache import hub_origin
 from llmedge.store.manifest import (
     SIDECAR_BYTES,
     Manifest,
     Source,
     hash_file,
+    read_manifest,
     sidecar_path,
     write_manifest,
 )
@@ -144,11 +146,16 @@ def publish(
     with replacing(job.target) as partial:
         quantize_s = fill(partial)
         job.header.require_unchanged()
-        sha256 = hash_file(partial)
-        # An older variant's sidecar must not stand beside the new one, not for a moment.
-        sidecar_path(job.target).unlink(missing_ok=True)
-    report = plan_report(job, plan, quantize_s=quantize_s, sha256=sha256)
-    write_manifest(job.target, _manifest(report, job, source_sha256))
+        report = plan_report(job, plan, quantize_s=quantize_s, sha256=hash_file(partial))
+        manifest = _manifest(report, job, source_sha256)
+        if is_new := not job.target.exists():
+            # Killed here, it leaves a sidecar of nothing; after it, a variant that is complete.
+            write_manifest(job.target, manifest)
+        else:
+            # An older variant's sidecar must not stand beside the new one, not for a moment.
+            sidecar_path(job.target).unlink(missing_ok=True)
+    if not is_new:
+        write_manifest(job.target, manifest)
     # Only now, as numpy and jinja2 come with it: beside the quantizer nothing needs them.
     from llmedge.runtime.first_load import remember
 
@@ -210,6 +217,7 @@ def _manifest(report: VariantReport, job: Job, source_sha256: str) -> Manifest:
         **job.options.facts,
     }
     header = job.header
+    origin = job.options.origin or _origin(header.path)
     return Manifest(
         name=report.name,
         variant=report.variant,
@@ -219,7 +227,20 @@ def _manifest(report: VariantReport, job: Job, source_sha256: str) -> Manifest:
         n_fallbacks=report.n_fallbacks,
         architecture=header.architecture,
         license=header.text("general.license"),
-        source=Source(header.path.name, source_sha256),
+        source=Source(header.path.name, source_sha256, *(origin or ())),
         arguments=arguments,
         tools={"llmedge": llmedge.__version__, "llama_cpp": library_info().label},
     )
+
+
+def _origin(source: Path) -> tuple[str, str] | None:
+    """Return the Hub repository and commit of a source: pulled, or itself made from it."""
+    if origin := hub_origin(source.parent):
+        return origin
+    try:
+        manifest = read_manifest(source)
+    except LlmedgeError:
+        return None
+    if manifest is None or manifest.source.repo is None or manifest.source.revision is None:
+        return None
+    return manifest.source.repo, manifest.source.revision

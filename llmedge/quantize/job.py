@@ -52,6 +52,7 @@ class QuantizeOptions:
         types: Quant types of single tensors, by name, instead of what the mix gives them.
         is_pure: Give every tensor the mix's own type, where `types` does not say otherwise.
         facts: What the sidecar says besides.
+        origin: The Hub repository and commit of the checkpoint; `None` looks beside the source.
         stamp: The source, as the file that an importance matrix or a plan was made for; `None`
             takes whatever lies there.
 
@@ -72,6 +73,7 @@ class QuantizeOptions:
     types: Mapping[str, str] = field(default_factory=dict[str, str])
     is_pure: bool = False
     facts: Mapping[str, str | int | float] = field(default_factory=dict[str, "str | int | float"])
+    origin: tuple[str, str] | None = None
     stamp: Stamp | None = None
 
     def __post_init__(self) -> None:

@@ -26,6 +26,7 @@ from llmedge.quantize.stock import stock_types
 from llmedge.quantize.trained_types import trained_type, trained_types
 from llmedge.runtime.model import require_whole_model
 from llmedge.store.atomic import require_new
+from llmedge.store.hf_cache import hub_origin
 from llmedge.store.manifest import sidecar_path
 from llmedge.store.plan_file import read_plan
 
@@ -113,7 +114,8 @@ def make_variants(
     if source.is_dir() and options.quantize.name is None:
         from llmedge.recipe.intermediate import checkpoint_model
 
-        named = replace(options.quantize, name=checkpoint_model(source))
+        model, origin = checkpoint_model(source), hub_origin(source)
+        named = replace(options.quantize, name=model, origin=origin)
         options = replace(options, quantize=named)
     # What is there already is said before minutes are spent on converting and measuring.
     _require_targets(source, _labels(options), options, settings)

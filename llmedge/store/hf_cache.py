@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FOLDER = re.compile(r"models--([A-Za-z0-9._-]+?)--([A-Za-z0-9._-]+)")
+_SNAPSHOT = re.compile(
+    r"models--(?P<org>[^/]+?)--(?P<repo>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +135,9 @@ def list_repositories(cache: Path) -> list[CachedRepository]:
     folders = sorted(cache.glob("models--*--*"))
     matches = [_FOLDER.fullmatch(folder.name) for folder in folders]
     return [CachedRepository(cache, f"{match[1]}/{match[2]}") for match in matches if match]
+
+
+def hub_origin(folder: Path) -> tuple[str, str] | None:
+    """Return the repository and commit of a folder in the Hub's cache, `None` for any other."""
+    match = _SNAPSHOT.search(folder.resolve().as_posix())
+    return (f"{match['org']}/{match['repo']}", match["commit"]) if match else None

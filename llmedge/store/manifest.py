@@ -1,6 +1,7 @@
 """The sidecar beside a variant: where it comes from and what was done to it.
 
-Written last, after the variant: a variant with a sidecar is complete.
+Written before a new variant gets its name, and after one that takes another's place: a variant with
+a sidecar is complete.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from tests.gguf_files import replace_value, write_tiny_model
 
 COMMANDS = [
     *("imatrix", "quantize", "trim", "evaluate", "choose", "bench", "serve", "chat", "list"),
-    *("show", "rm", "link", "du", "verify", "doctor", "demo", "recipe"),
+    *("show", "rm", "up", "link", "du", "verify", "doctor", "demo", "recipe"),
 ]
 
 

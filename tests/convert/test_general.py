@@ -8,9 +8,9 @@ import pytest
 from llmedge.convert.general import (
     checkpoint_name,
     general_metadata,
-    hub_origin,
     read_license,
 )
+from llmedge.store.hf_cache import hub_origin
 
 if TYPE_CHECKING:
     from pathlib import Path
