@@ -37,7 +37,11 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("patient")
 
-_SCRUBBED = ("LLMEDGE_", "HF_", "GOMP_", "OMP_", "OPENAI_", "NO_COLOR", "FORCE_COLOR")
+# With PYTHONUNBUFFERED, writes would fail at another moment than a user's do.
+_SCRUBBED = (
+    *("LLMEDGE_", "HF_", "GOMP_", "OMP_", "OPENAI_"),
+    *("NO_COLOR", "FORCE_COLOR", "PYTHONUNBUFFERED"),
+)
 
 
 @pytest.fixture(autouse=True)

@@ -130,6 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = 0
     except OSError as error:  # a full disk, a folder that may not be entered, a name too long
         what = error.filename or "the output"
+        try:
+            sys.stdout.flush()
+        except OSError:  # what it still holds would fail once more, with a code of Python's own
+            discard_stdout()
         code = ResourceError.exit_code
         hint = "check its permissions and the disk; LLMEDGE_HOME says where llmedge keeps its files"
         output.show_error(
