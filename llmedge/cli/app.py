@@ -31,6 +31,7 @@ from llmedge.cli import (
     quantize,
     recipe,
     remove,
+    run,
     serve,
     show,
     trim,
@@ -54,6 +55,8 @@ app = typer.Typer(
 )
 for command in (
     up.up_command,
+    run.run_command,
+    run.report_command,
     pull.pull_command,
     convert.convert_command,
     imatrix.imatrix_command,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,11 +13,12 @@ from llmedge.core.errors import NetworkError, NotFoundError, UsageError
 from llmedge.core.units import format_mb, format_seconds, parse_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from llmedge.core.settings import Settings
     from llmedge.pull.line import Line
     from llmedge.pull.run import PullReport, Selection
+    from llmedge.recipe.up import Snapshot
     from llmedge.store.reference import HubReference
 
 _MIN_RATE = 1000  # a server gives up on a client that takes less
@@ -39,6 +40,10 @@ class LineFlags:
             show_default=False,
         ),
     ] = None
+
+    def pull_flags(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> PullFlags:
+        """Return how to pull what a command needs."""
+        return PullFlags(list(include), list(exclude), self.limit_rate, self.at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,33 @@ def fetch(reference: HubReference, settings: Settings, flags: PullFlags) -> Pull
     """
     pull = _look_up if settings.is_hf_offline else _pull
     return pull(reference, settings, flags)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """The Hub, as the flags and HF_HUB_OFFLINE want it."""
+
+    settings: Settings
+    flags: PullFlags
+
+    def look(self, reference: HubReference) -> Snapshot:
+        """Return what a reference stands for, without fetching it."""
+        return _snapshot(fetch(reference, self.settings, replace(self.flags, dry_run=True)))
+
+    def fetch(self, reference: HubReference) -> Snapshot:
+        """Fetch what a reference stands for, as far as it is not here."""
+        report = fetch(reference, self.settings, self.flags)
+        size, came = format_mb(report.n_bytes), format_mb(report.network_bytes)
+        note(f"{report.repo}@{report.commit[:12]}: {size}, {came} came over the line")
+        note(f"license: {report.license or 'not stated'}")
+        return _snapshot(report)
+
+
+def _snapshot(report: PullReport) -> Snapshot:
+    from llmedge.recipe.up import Snapshot
+
+    oids = {file.path: file.oid for file in report.files}
+    return Snapshot(report.commit, report.folder, tuple(oids), oids)
 
 
 def _pull(reference: HubReference, settings: Settings, flags: PullFlags) -> PullReport:

@@ -150,21 +150,19 @@ class TargetFlags:
             UsageError: More than one thing was, or one that cannot be meant.
         """
         from llmedge.gguf.memory import KvCacheOptions
-        from llmedge.quantize.target import Target, require_sensible
+        from llmedge.quantize.target import require_sensible, target_of
 
         targets: list[Target] = []
         if self.target_size is not None:
-            size = parse_bytes(self.target_size)
-            targets.append(Target("size", size, _label(self.target_size)))
+            targets.append(target_of("size", self.target_size))
         if self.target_bpw is not None:
-            targets.append(Target("bpw", self.target_bpw, f"{self.target_bpw:g}BPW"))
+            targets.append(target_of("bpw", str(self.target_bpw)))
         if self.target_ram is not None:
             n_ctx = self.ctx or _N_CTX
-            label = f"RAM{_label(self.target_ram)}-CTX{n_ctx}"
             cache = KvCacheOptions(n_ctx, self.type_k or "f16", self.type_v or "f16")
-            targets.append(Target("ram", parse_bytes(self.target_ram), label, cache))
+            targets.append(target_of("ram", self.target_ram, cache))
         if self.max_kld is not None:
-            targets.append(Target("kld", self.max_kld, f"KLD{self.max_kld:g}"))
+            targets.append(target_of("kld", str(self.max_kld)))
         if len(targets) + (self.plan is not None) > 1:
             raise UsageError(
                 "one target at a time",
@@ -237,10 +235,6 @@ def quantize_command(
     results = report.searches or report.variants
     table = _search_table(report.searches) if report.searches else _table(report.variants)
     show_results("quantize", results, table, show.chosen)
-
-
-def _label(size: str) -> str:
-    return "".join(size.split()).upper()
 
 
 def _options(

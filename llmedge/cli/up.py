@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from llmedge.cli.calibration import CalibrationFlags
-from llmedge.cli.options import ModelArgument, RunFlags, grouped
+from llmedge.cli.options import RunFlags, grouped
 from llmedge.cli.output import make_progress, note
-from llmedge.cli.pull import LineFlags, PullFlags, fetch
+from llmedge.cli.pull import HubSource, LineFlags
+from llmedge.cli.run import run_recipe
 from llmedge.cli.serve import EndpointFlags, serve_files
 from llmedge.core.errors import UsageError
-from llmedge.core.units import format_mb
-
-if TYPE_CHECKING:
-    from llmedge.core.settings import Settings
-    from llmedge.pull.run import PullReport
-    from llmedge.recipe.up import Snapshot
-    from llmedge.store.reference import HubReference
 
 
 @grouped
 def up_command(
-    model: ModelArgument,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL|RECIPE",
+            help="name:Q4_K_M, ORG/NAME:Q4_K_M, ./file.gguf; or a recipe: its name, ./file.toml.",
+            show_default=False,
+        ),
+    ],
     *,
     lang: Annotated[
         str | None,
@@ -40,41 +42,40 @@ def up_command(
     """Serve a model, and first pull, convert and quantize whatever is not here yet.
 
     Of ORG/NAME:VARIANT, a GGUF file that the repository has, else the variant made of its weights.
+    Of a recipe, all its stages run, and what it says of context and cache is how it is served.
     """
     from llmedge.core.settings import load_settings
+    from llmedge.recipe.load import is_recipe
     from llmedge.recipe.up import make_ready
     from llmedge.store.reference import parse_reference
 
     if endpoint.models_dir is not None:
         raise UsageError("up serves one model, not --models-dir", "llmedge serve --models-dir …")
     settings = load_settings()
+    if is_recipe(model) and not Path(model).with_suffix(".gguf").is_file():
+        if lang is not None:
+            raise UsageError("a recipe says its languages itself", "leave --lang away")
+        _serve_recipe(model, line, endpoint, run)
+        return
     options = endpoint.serve_options(run, settings)  # refused now, not after the gigabytes
-    source = _Hub(settings, PullFlags(limit_rate=line.limit_rate, at=line.at))
+    source = HubSource(settings, line.pull_flags())
     texts = CalibrationFlags(lang=lang).calibration_options()
     reference = parse_reference(model)
     path = make_ready(reference, source, texts, settings, make_progress(), note)
     serve_files([path], endpoint, options, settings)
 
 
-@dataclass(frozen=True)
-class _Hub:
-    """The Hub, as the flags and HF_HUB_OFFLINE want it."""
+def _serve_recipe(reference: str, line: LineFlags, endpoint: EndpointFlags, run: RunFlags) -> None:
+    from llmedge.core.settings import load_settings
+    from llmedge.recipe.load import find_recipe, load_recipe
+    from llmedge.recipe.run import RunOptions, require_passed
+    from llmedge.store.catalog import variant_path
 
-    settings: Settings
-    flags: PullFlags
-
-    def look(self, reference: HubReference) -> Snapshot:
-        return _snapshot(fetch(reference, self.settings, replace(self.flags, dry_run=True)))
-
-    def fetch(self, reference: HubReference) -> Snapshot:
-        report = fetch(reference, self.settings, self.flags)
-        size, came = format_mb(report.n_bytes), format_mb(report.network_bytes)
-        note(f"{report.repo}@{report.commit[:12]}: {size}, {came} came over the line")
-        note(f"license: {report.license or 'not stated'}")
-        return _snapshot(report)
-
-
-def _snapshot(report: PullReport) -> Snapshot:
-    from llmedge.recipe.up import Snapshot
-
-    return Snapshot(report.commit, report.folder, tuple(file.path for file in report.files))
+    loaded, settings = load_recipe(find_recipe(reference)), load_settings()
+    serve = loaded.recipe.serve
+    flags = replace(run, ctx=run.ctx or serve.ctx, type_k=serve.type_k, type_v=serve.type_v)
+    options = endpoint.serve_options(flags, settings)  # refused now, not after the gigabytes
+    record, _ = run_recipe(loaded, RunOptions(n_threads=run.threads), line, settings)
+    require_passed(record)
+    path = variant_path(settings, record.recipe, record.served)
+    serve_files([path], endpoint, options, settings)

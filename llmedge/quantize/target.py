@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llmedge.core.errors import ResourceError, UsageError
-from llmedge.core.units import format_mb, format_mib
+from llmedge.core.units import format_mb, format_mib, parse_bytes
 from llmedge.gguf.memory import KvCacheOptions, estimate_memory
 
 if TYPE_CHECKING:
@@ -116,6 +116,27 @@ class Target:
             return int(self.value * header.n_weights / 8)
         n_bytes = self.file_bytes(header)
         return None if n_bytes is None else n_bytes - overhead_bytes
+
+
+def target_of(kind: Kind, text: str, kv_cache: KvCacheOptions | None = None) -> Target:
+    """Return the target that a user typed: `1.9GB`, or a number.
+
+    Args:
+        kind: What it limits.
+        text: How much.
+        kv_cache: For `ram`: the context that has to fit beside the weights.
+
+    Raises:
+        UsageError: It is no size, or no number.
+    """
+    if kind in ("size", "ram"):
+        n_bytes, label = parse_bytes(text), "".join(text.split()).upper()
+        if kind == "size":
+            return Target(kind, n_bytes, label)
+        cache = kv_cache or KvCacheOptions(4096)
+        return Target(kind, n_bytes, f"RAM{label}-CTX{cache.n_ctx}", cache)
+    value = float(text)
+    return Target(kind, value, f"{value:g}BPW" if kind == "bpw" else f"KLD{value:g}")
 
 
 def _sizes(beside: dict[str, int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from llmedge.core.errors import NotFoundError
@@ -13,7 +13,7 @@ from llmedge.store.catalog import resolve
 from llmedge.store.reference import HubReference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from llmedge.core.progress import Progress
@@ -32,11 +32,13 @@ class Snapshot:
         commit: Which one.
         folder: Where its files are, or will be.
         files: The names of what is chosen of it.
+        oids: What each hashes to, as the Hub says.
     """
 
     commit: str
     folder: Path
     files: tuple[str, ...]
+    oids: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def has_weights(self) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from llmedge.core.errors import IntegrityError, LlmedgeError, UnsupportedError, UsageError
+from llmedge.core.units import format_mib
 from llmedge.store.atomic import write_bytes
 
 if TYPE_CHECKING:
@@ -47,6 +48,76 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class RecipeMark:
+    """The recipe that a variant was made by.
+
+    Attributes:
+        name: Its name.
+        sha256: The hash of what it says.
+    """
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """A variant against the 16-bit model on one text.
+
+    Attributes:
+        text: The text: a language's code, `code`, `maths`.
+        mean_kld: Mean KL divergence in nats.
+        mean_kld_error: Its standard error.
+        top1_agreement: Share of positions where both find the same token most likely.
+        perplexity: The variant's.
+        perplexity_ratio: Over the 16-bit model's.
+        n_tokens: Positions that were compared.
+    """
+
+    text: str
+    mean_kld: float
+    mean_kld_error: float
+    top1_agreement: float
+    perplexity: float
+    perplexity_ratio: float
+    n_tokens: int
+
+    def __str__(self) -> str:
+        return f"KLD {self.mean_kld:.4f} nats, top-1 {self.top1_agreement:.1%}"
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """A variant on the machine that it was made on.
+
+    Attributes:
+        tg_per_s: Tokens generated a second.
+        tg_sd: Their standard deviation.
+        pp_per_s: Tokens of a prompt a second.
+        resident_bytes: The resident peak.
+        words_per_s: Words a second by language.
+        processor: Where.
+        n_threads: With how many threads.
+        flags: Why it may not be believed; empty for a good one.
+        created: When, ISO 8601 in UTC.
+    """
+
+    tg_per_s: float
+    tg_sd: float
+    pp_per_s: float
+    resident_bytes: int
+    words_per_s: dict[str, float]
+    processor: str
+    n_threads: int
+    flags: tuple[str, ...]
+    created: str
+
+    def __str__(self) -> str:
+        doubt = f" ({', '.join(self.flags)})" if self.flags else ""
+        return f"{self.tg_per_s:.1f} tokens/s, {format_mib(self.resident_bytes)}{doubt}"
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """A variant's provenance.
 
@@ -62,6 +133,9 @@ class Manifest:
         source: What it was made from.
         arguments: What the quantizer was told.
         tools: Versions: `llmedge`, `llama_cpp`.
+        recipe: The recipe that it was made by, where there was one.
+        quality: What quantizing cost, where a recipe measured it.
+        speed: How fast it is, likewise.
         created: When, ISO 8601 in UTC.
         schema: Version of this structure.
     """
@@ -77,6 +151,9 @@ class Manifest:
     source: Source
     arguments: dict[str, str | int | float | bool]
     tools: dict[str, str]
+    recipe: RecipeMark | None = None
+    quality: tuple[Quality, ...] = ()
+    speed: Speed | None = None
     created: str = field(default_factory=lambda: utc_now())
     schema: str = SCHEMA
 

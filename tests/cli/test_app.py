@@ -14,7 +14,7 @@ from tests.gguf_files import replace_value, write_tiny_model
 
 COMMANDS = [
     *("imatrix", "quantize", "trim", "evaluate", "choose", "bench", "serve", "chat", "list"),
-    *("show", "rm", "up", "link", "du", "verify", "doctor", "demo", "recipe"),
+    *("show", "rm", "up", "run", "report", "link", "du", "verify", "doctor", "demo", "recipe"),
 ]
 
 
@@ -290,7 +290,7 @@ def test_recipes_are_checked(cli, tmp_path: Path):
     wrong.write_text("schema_version = 1\n", encoding="utf-8")
     result = cli("recipe", "check", wrong)
     assert result.code == 2
-    assert "variant: Field required" in result.err
+    assert "variant: is missing" in result.err
 
 
 def test_a_damaged_file_is_exit_6_and_a_missing_one_exit_3(cli, tiny_copy: Path, tmp_path: Path):
