@@ -80,8 +80,8 @@ def run_command(
     goes on. Where a gate is missed, nothing goes into the store.
     """
     from llmedge.core.settings import load_settings
+    from llmedge.recipe.gates import require_passed
     from llmedge.recipe.load import find_recipe, load_recipe
-    from llmedge.recipe.run import require_passed
 
     loaded = load_recipe(find_recipe(recipe), flags.set_ or ())
     record, path = run_recipe(loaded, flags.run_options(), line, load_settings())

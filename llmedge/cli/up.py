@@ -67,8 +67,9 @@ def up_command(
 
 def _serve_recipe(reference: str, line: LineFlags, endpoint: EndpointFlags, run: RunFlags) -> None:
     from llmedge.core.settings import load_settings
+    from llmedge.recipe.gates import require_passed
     from llmedge.recipe.load import find_recipe, load_recipe
-    from llmedge.recipe.run import RunOptions, require_passed
+    from llmedge.recipe.run import RunOptions
     from llmedge.store.catalog import variant_path
 
     loaded, settings = load_recipe(find_recipe(reference)), load_settings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmedge.core.errors import JudgementError
 from llmedge.core.units import format_mib, parse_bytes
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from llmedge.recipe.schema import Recipe
     from llmedge.store.manifest import Quality, Speed
-    from llmedge.store.run_records import DeviceRecord
+    from llmedge.store.run_records import DeviceRecord, RunRecord
 
 _LOSSES = (
     ("max_mean_kld", "mean_kld", "KL divergence", "{:.4f} nats", False),
@@ -52,6 +53,21 @@ def missed_gates(
         f"{item.device}: {item.verdict}: {item.reason}" for item in devices if not item.passes
     ]
     return tuple(found)
+
+
+def require_passed(record: RunRecord) -> None:
+    """Raise what a missed gate is.
+
+    Raises:
+        JudgementError: A variant was judged and failed.
+    """
+    failed = [item for item in record.variants if item.missed]
+    if failed:
+        reasons = [f"{item.variant}: {reason}" for item in failed for reason in item.missed]
+        raise JudgementError(
+            f"{record.recipe} was judged and failed: " + "; ".join(reasons),
+            "nothing of it was registered; --keep-failed keeps the files",
+        )
 
 
 def _missed_losses(recipe: Recipe, quality: Sequence[Quality]) -> Iterator[str]:

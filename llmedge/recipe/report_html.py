@@ -38,10 +38,12 @@ tr:last-child td { border-bottom: 0 } th { font-size: .85rem; color: var(--dim) 
 td.wrap { white-space: normal; min-width: 12em } td.n, th.n { text-align: right }
 .grid { display: grid; gap: 16px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)) }
+.grid + .scroll { margin-top: 12px }
 figure { margin: 0; background: var(--card); border-radius: 8px; padding: 12px }
 figcaption { font-size: .9rem; color: var(--dim); margin-bottom: 6px }
 svg { display: block; width: 100%; height: auto } svg text { fill: var(--fg); font-size: 12px }
-svg .dim { fill: var(--dim) } svg .grid { stroke: var(--line) } svg .track { fill: var(--line) }
+svg text.dim { fill: var(--dim); font-size: 12px }
+svg .grid { stroke: var(--line) } svg .track { fill: var(--line) }
 svg .mark { fill: var(--mark) } svg .other { fill: var(--other) } svg .bad { fill: var(--bad) }
 svg .ring { fill: none; stroke: var(--fg); stroke-width: 2 }
 svg .end { text-anchor: end } svg .mid { text-anchor: middle }
@@ -147,11 +149,15 @@ def _add_languages(body: Element, run: RunRecord) -> None:
     if not texts:
         return
     Xml.SubElement(body, "h2").text = "By language"
+    worst = max(q.mean_kld for item in run.variants for q in item.quality)
     grid = Xml.SubElement(body, "div", {"class": "grid"})
     for item in run.variants:
         if item.quality:
             figure = _figure(grid, f"{item.variant}: mean KL divergence, nats")
-            bars = [Bar(q.text, q.mean_kld, kld_text(q.mean_kld)) for q in item.quality]
+            # One scale for all variants: else the best looks as bad as the worst.
+            bars = [
+                Bar(q.text, q.mean_kld, kld_text(q.mean_kld), whole=worst) for q in item.quality
+            ]
             add_bars(figure, bars)
     rows = [
         (

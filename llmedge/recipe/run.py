@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import llmedge
-from llmedge.core.errors import JudgementError, NotFoundError, ResourceError, UsageError
+from llmedge.core.errors import NotFoundError, ResourceError, UsageError
 from llmedge.host.cpu import read_cpu
 from llmedge.host.files import LockFile
 from llmedge.host.memory import read_memory
 from llmedge.recipe.gates import describe_gates, missed_gates
+from llmedge.recipe.register import register, require_own
 from llmedge.recipe.stage_work import (
     Converted,
     Made,
@@ -32,15 +33,7 @@ from llmedge.recipe.stage_work import (
 from llmedge.runtime.library import library_info
 from llmedge.store.atomic import make_folder
 from llmedge.store.catalog import variant_path
-from llmedge.store.manifest import (
-    Quality,
-    RecipeMark,
-    Speed,
-    read_manifest,
-    sidecar_path,
-    utc_now,
-    write_manifest,
-)
+from llmedge.store.manifest import Quality, Speed, utc_now
 from llmedge.store.reference import HubReference
 from llmedge.store.run_records import (
     RunRecord,
@@ -139,21 +132,6 @@ def run(loaded: LoadedRecipe, options: RunOptions, tools: Tools) -> tuple[RunRec
     return found, write_run(tools.settings, found)
 
 
-def require_passed(record: RunRecord) -> None:
-    """Raise what a missed gate is.
-
-    Raises:
-        JudgementError: A variant was judged and failed.
-    """
-    failed = [item for item in record.variants if item.missed]
-    if failed:
-        reasons = [f"{item.variant}: {reason}" for item in failed for reason in item.missed]
-        raise JudgementError(
-            f"{record.recipe} was judged and failed: " + "; ".join(reasons),
-            "nothing of it was registered; --keep-failed keeps the files",
-        )
-
-
 class _Run:
     def __init__(
         self, loaded: LoadedRecipe, options: RunOptions, tools: Tools, folder: Path
@@ -168,7 +146,8 @@ class _Run:
 
     def run(self) -> RunRecord:
         started = utc_now()
-        self._require_own()
+        if not self._options.overwrite:
+            require_own(self._recipe, self._settings)
         pulled = self._pull()
         made: list[Made] = []
         if self._wants("convert"):
@@ -185,7 +164,10 @@ class _Run:
         ]
         status = self._status(found)
         if status == "passed":
-            found = [self._registered(item) for item in found]
+            found = [
+                register(item, self._loaded, self._work / "variants", self._settings)
+                for item in found
+            ]
         if status == "passed" or (status == "failed" and not self._options.keep_failed):
             shutil.rmtree(self._work, ignore_errors=True)
         return self._record(pulled, found, status, started)
@@ -196,21 +178,6 @@ class _Run:
             return True
         # What a later stage works on is made; what only measures is left out.
         return stage in _NEEDS and (only not in _NEEDS or _NEEDS.index(stage) < _NEEDS.index(only))
-
-    def _require_own(self) -> None:
-        """Refuse to replace what somebody else put into the store, before hours are spent."""
-        for table in self._recipe.variant:
-            path = variant_path(self._settings, self._recipe.name, table.label)
-            if self._options.overwrite or not path.exists():
-                continue
-            manifest = read_manifest(path)
-            mark = manifest.recipe if manifest else None
-            if mark is None or mark.name != self._recipe.name:
-                raise UsageError(
-                    f"{self._recipe.name}:{table.label} is in the store, and no run of this recipe "
-                    "made it",
-                    "add --overwrite to replace it, or give the recipe another name",
-                )
 
     def _stage(
         self,
@@ -401,29 +368,6 @@ class _Run:
         if self._options.only is not None:
             return "partial"
         return "failed" if any(item.missed for item in found) else "passed"
-
-    def _registered(self, item: VariantRecord) -> VariantRecord:
-        """Move a variant into the store, with all that is known of it beside it."""
-        place = variant_path(self._settings, self._recipe.name, item.variant)
-        made = self._work / "variants" / item.file
-        source = made if made.exists() else place
-        manifest = read_manifest(source)
-        assert manifest is not None  # no stage ends without it
-        manifest = replace(
-            manifest,
-            recipe=RecipeMark(self._recipe.name, self._loaded.sha256),
-            quality=item.quality,
-            speed=item.speed,
-        )
-        make_folder(place.parent)
-        if source == made:
-            # As everywhere: never an older variant's sidecar beside a new one.
-            sidecar_path(place).unlink(missing_ok=True)
-            if not place.exists():
-                write_manifest(place, manifest)
-            made.replace(place)
-        write_manifest(place, manifest)
-        return replace(item, is_registered=True)
 
     def _record(
         self, pulled: Pulled, found: Sequence[VariantRecord], status: Status, started: str

@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING
 import pytest
 from local_hub import Faults, LocalHub
 
-from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError
+from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError, UsageError
+from llmedge.host.files import LockFile
 from llmedge.recipe.gates import describe_gates, missed_gates
 from llmedge.recipe.load import load_recipe
 from llmedge.recipe.report_html import render_report
+from llmedge.recipe.run import RunOptions, Tools, run
 from llmedge.store.manifest import Quality, Speed, hash_file, read_manifest
 from llmedge.store.run_records import find_run, read_run, write_run
 from llmedge.store.stages import Stages
 from tests.convert.tiny_llama import make_llama
+from tests.fakes import RecordingProgress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,6 +118,15 @@ def test_a_recipe_ends_in_the_store_and_is_not_done_twice(
     assert cli("run", recipe, "--resume", "--set", "evaluate.chunks=2").code == 0
     redone = {stage.stage for stage in newest(settings).stages if not stage.is_kept}
     assert redone == {"evaluate", "check"}
+
+
+def test_two_runs_of_a_recipe_do_not_meet(recipe: Path, settings: Settings):
+    loaded = load_recipe(recipe)
+    folder = settings.home / "runs" / "tiny"
+    folder.mkdir(parents=True)
+    tools = Tools(None, settings, RecordingProgress(), None, print)  # type: ignore[arg-type]
+    with LockFile(folder / ".lock"), pytest.raises(UsageError, match="another process runs"):
+        run(loaded, RunOptions(), tools)
 
 
 def test_a_missed_gate_registers_nothing(cli, recipe: Path, settings: Settings):
