@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from llmedge.quantize.target import Kind, Target
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
-STAGES = ("pull", "convert", "quantize", "evaluate", "bench", "check")
 _TARGETS: dict[str, Kind] = {
     "target_size": "size",
     "target_bpw": "bpw",

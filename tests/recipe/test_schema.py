@@ -4,6 +4,7 @@ import pytest
 
 from llmedge.core.errors import NotFoundError, UsageError
 from llmedge.recipe.load import find_recipe, load_recipe, shipped_folder
+from llmedge.recipe.schema import Recipe
 
 SHIPPED = sorted(shipped_folder().glob("*.toml"))
 GOOD = """
@@ -84,3 +85,20 @@ def test_a_recipe_that_is_not_there_is_not_found(name: str):
     with pytest.raises(NotFoundError) as caught:
         find_recipe(name)
     assert "smollm2-135m-instruct" in caught.value.hint
+
+
+def test_what_is_left_open_follows_from_the_rest():
+    said = {
+        "schema_version": 1,
+        "name": "x",
+        "title": "X",
+        "license": "mit",
+        "languages": ["hi", "xx"],
+        "source": {"repo": "Org/X"},
+        "variant": [{"target_ram": "3GiB"}, {"mix": "q4_k_m"}],
+    }
+    recipe = Recipe.model_validate(said)
+    assert recipe.texts == ("hi",)
+    assert recipe.served == "RAM3GIB-CTX4096"
+    assert Recipe.model_validate(said | {"serve": {"variant": "q4_k_m"}}).served == "Q4_K_M"
+    assert Recipe.model_validate(said | {"evaluate": {"texts": ["code"]}}).texts == ("code",)
