@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,8 +13,8 @@ import typer
 
 from llmedge.cli.options import ModelArgument, ShowFlags, grouped, model_path
 from llmedge.cli.output import Table, note, show_results, write
-from llmedge.core.errors import JudgementError, UnsupportedError, UsageError
-from llmedge.core.units import format_mib
+from llmedge.core.errors import JudgementError, NotFoundError, UnsupportedError, UsageError
+from llmedge.core.units import format_mb, format_mib
 
 if TYPE_CHECKING:
     from llmedge.check.verdict import Demands, Verdict
@@ -85,11 +87,19 @@ def check_command(*, model: ModelArgument, flags: CheckFlags, show: ShowFlags) -
     from llmedge.gguf.reader import read_header
     from llmedge.store.reference import model_name
 
-    path = model_path(model)
-    header, name = read_header(path), model_name(path)
-    demands, profiles = _demands(header, path, flags), _profiles(flags.target or [])
-    found = [check(header, name, profile, demands) for profile in profiles]
-    shown = [*found, *_others(header, name, profiles, demands)] if flags.all_variants else found
+    with contextlib.ExitStack() as stack:
+        try:
+            path = model_path(model)
+            header = read_header(path)
+        except NotFoundError as error:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="llmedge-"))
+            header = _remote_header(model, Path(folder), error)
+            path = header.path
+        name = model_name(path)
+        demands, profiles = _demands(header, path, flags), _profiles(flags.target or [])
+        found = [check(header, name, profile, demands) for profile in profiles]
+        others = _others(header, name, profiles, demands) if flags.all_variants else []
+    shown = [*found, *others]
     if flags.junit:
         write(_junit(found, strict=flags.strict))
     else:
@@ -99,6 +109,23 @@ def check_command(*, model: ModelArgument, flags: CheckFlags, show: ShowFlags) -
         hint = f"; {item.instead} would pass" if item.instead else ""
         note(f"{item.target}: {item.verdict}: {item.reason}{hint}")
     return JudgementError.exit_code if failed else 0
+
+
+def _remote_header(model: str, folder: Path, own: NotFoundError) -> Header:
+    """Return the header of a file on the Hub; what is nothing there was not found before either."""
+    from llmedge.core.settings import load_settings, read_hf_token
+    from llmedge.hub.client import Hub
+    from llmedge.pull.header import fetch_header
+    from llmedge.store.reference import HubReference, parse_reference
+
+    reference, settings = parse_reference(model), load_settings()
+    if not isinstance(reference, HubReference) or settings.is_hf_offline:
+        raise own
+    with Hub(settings.hf_endpoint, read_hf_token()) as hub:
+        header = fetch_header(hub, reference, folder)
+    size, came = format_mb(header.file_bytes), format_mb(header.data_offset)
+    note(f"{reference}: {size}, judged by its header of {came}; nothing else was fetched")
+    return header
 
 
 def _passes(item: Verdict, *, strict: bool) -> bool:

@@ -120,8 +120,16 @@ class Hub(Closable):
         )
 
     @contextlib.contextmanager
-    def open(self, repository: Repository, file: RemoteFile, offset: int) -> Generator[Body]:
+    def open(
+        self, repository: Repository, file: RemoteFile, offset: int, end: int | None = None
+    ) -> Generator[Body]:
         """Ask for a file's bytes from a place on; the Hub is asked anew where they lie.
+
+        Args:
+            repository: Where the file is.
+            file: Which one.
+            offset: The first byte wanted.
+            end: The byte after the last one wanted; a server that knows no ranges sends more.
 
         Raises:
             ConnectionLostError: The line broke, here or while the bytes are read.
@@ -131,7 +139,8 @@ class Hub(Closable):
         """
         what = f"{repository.repo}/{file.path}"
         place = f"{repository.repo}/resolve/{repository.commit}/{quote(file.path)}"
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        last = "" if end is None else end - 1
+        headers = {"Range": f"bytes={offset}-{last}"} if offset or end is not None else {}
         try:
             response = self._get(httpx2.URL(f"{self._base}/{place}"), headers, what)
             try:
