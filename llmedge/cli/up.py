@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +14,9 @@ from llmedge.cli.pull import HubSource, LineFlags
 from llmedge.cli.run import run_recipe
 from llmedge.cli.serve import EndpointFlags, serve_files
 from llmedge.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from llmedge.core.settings import Settings
 
 
 @grouped
@@ -52,7 +54,7 @@ def up_command(
     if endpoint.models_dir is not None:
         raise UsageError("up serves one model, not --models-dir", "llmedge serve --models-dir …")
     settings = load_settings()
-    if is_recipe(model) and not Path(model).with_suffix(".gguf").is_file():
+    if is_recipe(model) and not _is_users_own(model, settings):
         if lang is not None:
             raise UsageError("a recipe says its languages itself", "leave --lang away")
         _serve_recipe(model, line, endpoint, run)
@@ -63,6 +65,14 @@ def up_command(
     reference = parse_reference(model)
     path = make_ready(reference, source, texts, settings, make_progress(), note)
     serve_files([path], endpoint, options, settings)
+
+
+def _is_users_own(name: str, settings: Settings) -> bool:
+    """Whether the store has a model called like a recipe, which no recipe made."""
+    from llmedge.store.catalog import list_entries
+
+    entries = [entry for entry in list_entries(settings) if entry.name == name]
+    return any(entry.manifest is None or entry.manifest.recipe is None for entry in entries)
 
 
 def _serve_recipe(reference: str, line: LineFlags, endpoint: EndpointFlags, run: RunFlags) -> None:
@@ -76,7 +86,9 @@ def _serve_recipe(reference: str, line: LineFlags, endpoint: EndpointFlags, run:
     serve = loaded.recipe.serve
     flags = replace(run, ctx=run.ctx or serve.ctx, type_k=serve.type_k, type_v=serve.type_v)
     options = endpoint.serve_options(flags, settings)  # refused now, not after the gigabytes
-    record, _ = run_recipe(loaded, RunOptions(n_threads=run.threads), line, settings)
+    # What has been made before is served where there is no line, too.
+    options_of_run = RunOptions(resume=True, n_threads=run.threads)
+    record, _ = run_recipe(loaded, options_of_run, line, settings)
     require_passed(record)
     path = variant_path(settings, record.recipe, record.served)
     serve_files([path], endpoint, options, settings)

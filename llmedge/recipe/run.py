@@ -247,9 +247,8 @@ class _Run:
             ("convert", "16 bits"),
             [pulled.repo, pulled.commit, pulled.oids, self._versions],
             Converted,
-            lambda: self._converted(pulled),
             # Its file goes when a run has ended, and is made again where a stage wants it.
-            lambda _: True,
+            lambda: self._converted(pulled),
         )
 
     def _converted(self, pulled: Pulled) -> Converted:
@@ -319,8 +318,7 @@ class _Run:
 
     def _bench(self, made: Sequence[Made]) -> dict[str, Speed]:
         said, processor = self._recipe.bench.model_dump(), read_cpu().model
-        threads = self._options.n_threads
-        languages = tuple(dict.fromkeys([*self._recipe.languages]))
+        threads, languages = self._options.n_threads, self._recipe.languages
         return {
             item.variant: self._stage(
                 ("bench", item.variant),

@@ -129,6 +129,36 @@ def test_two_runs_of_a_recipe_do_not_meet(recipe: Path, settings: Settings):
         run(loaded, RunOptions(), tools)
 
 
+def test_up_runs_a_recipe_once_and_serves_it(recipe: Path, tmp_path: Path, hub: LocalHub):
+    command = [sys.executable, "-m", "llmedge", "up", str(recipe), "--port", "0", "--threads", "1"]
+    said: list[str] = []
+    for _ in range(2):
+        n_asked = len(hub.requests)
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            said.append("")
+            while "serving tiny:Q8_0 on " not in said[-1]:
+                line = process.stderr.readline()
+                assert line, said[-1]
+                said[-1] += line
+            process.terminate()
+            process.communicate()
+    assert len(hub.requests) == n_asked
+    assert said[1].count("(kept)") == 8  # pull, convert; each variant made, compared, measured
+
+
+def test_up_serves_a_model_of_the_users_that_is_called_like_a_recipe(
+    cli, settings: Settings, tiny_model: Path
+):
+    name = "smollm2-135m-instruct"
+    place = settings.models_dir / name / f"{name}-Q8_0.gguf"
+    place.parent.mkdir(parents=True)
+    shutil.copy(tiny_model, place)
+    result = cli("up", name, "--lang", "hi", "--host", "256.0.0.1")
+    assert "a recipe says its languages itself" not in result.err
+    assert cli("up", "qwen3.5-2b", "--lang", "hi").err.startswith("error: a recipe says")
+
+
 def test_a_missed_gate_registers_nothing(cli, recipe: Path, settings: Settings):
     text = RECIPE + '[gates]\nmax_mean_kld = 1e-9\nmax_memory = "1MiB"\n'
     recipe.write_text(text, encoding="utf-8")
