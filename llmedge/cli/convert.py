@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,6 +65,12 @@ class ConvertFlags:
         bool, typer.Option(help="Go on with what a killed conversion left behind.")
     ] = True
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Plan only, write nothing.")] = False
+    remote: Annotated[
+        bool,
+        typer.Option(
+            "--remote", help="Read ORG/NAME's weights from the Hub in pieces, and keep none."
+        ),
+    ] = False
     list_architectures: Annotated[
         bool, typer.Option("--list-architectures", help="Show the classes that convert.")
     ] = False
@@ -114,11 +121,14 @@ def convert_command(
 ) -> None:
     """Make a GGUF variant straight from a checkpoint, in one pass."""
     mixes = list(dict.fromkeys(type_ or ["Q4_K_M"]))
-    source = (checkpoint_folder(source.as_posix()) or source) if source else None
+    if source is not None and not flags.remote:
+        source = checkpoint_folder(source.as_posix()) or source
     if flags.list_architectures:
         _list_architectures(show)
     elif source is None:
         raise UsageError("a checkpoint's folder is missing", "llmedge convert FOLDER -t Q4_K_M")
+    elif flags.remote and (flags.verify or flags.adapter_only):
+        raise UsageError("--remote keeps no weights for --verify and --adapter-only", "pull first")
     elif flags.adapter_only:
         _convert_adapter(source, mixes, flags, show)
     else:
@@ -129,13 +139,19 @@ def convert_command(
 
 
 def _convert(source: Path, flags: ConvertFlags, mix: str) -> ConversionReport:
+    from llmedge.cli.pull import remote_checkpoint
     from llmedge.convert.pipeline import convert, open_checkpoint, plan, with_estimate
     from llmedge.convert.verify import require_verifiable
     from llmedge.core.settings import load_settings
 
     options, progress = flags.convert_options(mix), make_progress()
-    with open_checkpoint(source) as checkpoint:
-        conversion = plan(source, checkpoint, options, load_settings(), progress)
+    settings = load_settings()
+    with contextlib.ExitStack() as stack:
+        if flags.remote:
+            source, checkpoint = stack.enter_context(remote_checkpoint(source.as_posix(), settings))
+        else:
+            checkpoint = stack.enter_context(open_checkpoint(source))
+        conversion = plan(source, checkpoint, options, settings, progress)
         planned = conversion.report
         if flags.verify:
             require_verifiable(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +14,14 @@ from llmedge.core.errors import NetworkError, NotFoundError, UsageError
 from llmedge.core.units import format_mb, format_seconds, parse_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
+    from pathlib import Path
 
     from llmedge.core.settings import Settings
     from llmedge.pull.line import Line
     from llmedge.pull.run import PullReport, Selection
     from llmedge.recipe.up import Snapshot
+    from llmedge.store.checkpoint import FolderCheckpoint
     from llmedge.store.reference import HubReference
 
 _MIN_RATE = 1000  # a server gives up on a client that takes less
@@ -158,6 +161,43 @@ class HubSource:
         note(f"{report.repo}@{report.commit[:12]}: {size}, {came} came over the line")
         note(f"license: {report.license or 'not stated'}")
         return _snapshot(report)
+
+
+@contextlib.contextmanager
+def remote_checkpoint(model: str, settings: Settings) -> Generator[tuple[Path, FolderCheckpoint]]:
+    """Give a checkpoint on the Hub: a folder with all but its weights, and the weights as read.
+
+    Raises:
+        UsageError: It is no repository's name.
+        NetworkError: The Hub is out of reach, refuses or must not be asked.
+        NotFoundError: There is no such repository, or it has no safetensors.
+    """
+    from llmedge.core.settings import read_hf_token
+    from llmedge.hub.client import Hub
+    from llmedge.pull.line import Line
+    from llmedge.pull.remote_file import RangeFile
+    from llmedge.pull.select import select_files
+    from llmedge.store.checkpoint import FolderCheckpoint
+    from llmedge.store.reference import HubReference, parse_reference
+
+    reference = parse_reference(model)
+    if not isinstance(reference, HubReference) or reference.variant is not None:
+        raise UsageError(f"{model!r} is no checkpoint on the hub", "ORG/NAME or ORG/NAME@REV")
+    if settings.is_hf_offline:
+        raise NetworkError("HF_HUB_OFFLINE forbids --remote", "unset it, or pull beforehand")
+    report = fetch(reference, settings, PullFlags(exclude=["*.safetensors"]))
+    with Hub(settings.hf_endpoint, read_hf_token()) as hub:
+        repository, line = hub.describe(report.repo, report.commit), Line(tell=note)
+        weights = {
+            file.path: RangeFile(hub, repository, file, line)
+            for file in select_files(repository)
+            if file.path.endswith(".safetensors")
+        }
+        note(f"{report.repo}@{report.commit[:12]}: weights are read in pieces and not kept;")
+        note("  each is held to its place and length, none to the hash of its file")
+        with FolderCheckpoint(report.folder, weights) as checkpoint:
+            yield report.folder, checkpoint
+        note(f"{format_mb(line.network_bytes)} of weights came over the line")
 
 
 def _snapshot(report: PullReport) -> Snapshot:

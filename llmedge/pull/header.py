@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from llmedge.core.errors import IntegrityError, NotFoundError, UnsupportedError
 from llmedge.gguf.reader import read_header
+from llmedge.pull.line import Line
+from llmedge.pull.remote_file import RangeFile
 from llmedge.store.gguf_names import choose_gguf, model_files
 
 if TYPE_CHECKING:
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
 
     from llmedge.gguf.reader import Header
     from llmedge.hub.client import Hub
-    from llmedge.hub.repository import RemoteFile, Repository
     from llmedge.store.reference import HubReference
 
 _FIRST_BYTES = 1 << 20
@@ -52,13 +53,17 @@ def fetch_header(hub: Hub, reference: HubReference, folder: Path) -> Header:
             f"llmedge pull {reference}, then check it",
         )
     file = next(file for file in repository.files if file.path == chosen[0])
-    return _fetch(hub, repository, file, folder / PurePosixPath(file.path).name)
+    remote = RangeFile(hub, repository, file, Line())
+    return _fetch(remote, folder / PurePosixPath(file.path).name)
 
 
-def _fetch(hub: Hub, repository: Repository, file: RemoteFile, path: Path) -> Header:
-    n_bytes, wanted = 0, min(_FIRST_BYTES, file.n_bytes)
+def _fetch(remote: RangeFile, path: Path) -> Header:
+    n_bytes, wanted = 0, min(_FIRST_BYTES, remote.n_bytes)
     while True:
-        _append(hub, repository, file, path, n_bytes, wanted)
+        with path.open("r+b" if n_bytes else "wb") as copy:
+            copy.seek(n_bytes)
+            copy.write(remote.read(n_bytes, wanted - n_bytes))
+            copy.truncate(remote.n_bytes)  # a hole: it takes no disk
         n_bytes = wanted
         try:
             header = read_header(path)
@@ -66,26 +71,6 @@ def _fetch(hub: Hub, repository: Repository, file: RemoteFile, path: Path) -> He
             if header.data_offset <= n_bytes:
                 return header
         except IntegrityError:
-            if n_bytes >= min(file.n_bytes, _MAX_BYTES):
+            if n_bytes >= min(remote.n_bytes, _MAX_BYTES):
                 raise
-        wanted = min(2 * n_bytes, file.n_bytes)
-
-
-def _append(
-    hub: Hub, repository: Repository, file: RemoteFile, path: Path, start: int, end: int
-) -> None:
-    """Write bytes of the file to their place, and make it as long as it is on the Hub."""
-    with path.open("r+b" if start else "wb") as copy:
-        while start < end:
-            with hub.open(repository, file, start, end) as body:
-                at = body.start  # before what was asked for where the server knows no ranges
-                for data in body:
-                    skipped = max(0, start - at)
-                    at += len(data)
-                    part = data[skipped : skipped + end - start]
-                    copy.seek(start)
-                    copy.write(part)
-                    start += len(part)
-                    if start >= end:
-                        break
-        copy.truncate(file.n_bytes)  # a hole: it takes no disk
+        wanted = min(2 * n_bytes, remote.n_bytes)

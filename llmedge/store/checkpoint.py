@@ -78,7 +78,7 @@ class TensorEntry:
 
 
 class CheckpointSource(Protocol):
-    """Where a checkpoint's tensors come from: a folder, later a server that speaks ranges."""
+    """Where a checkpoint's tensors come from: a folder, or the Hub."""
 
     @property
     def tensors(self) -> Mapping[str, TensorEntry]:
@@ -114,11 +114,34 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
+class WeightFile(Protocol):
+    """A safetensors file that lies elsewhere and is read in pieces."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Its size."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What tells it from any other."""
+        ...
+
+    def read(self, offset: int, n_bytes: int) -> memoryview:
+        """Return bytes at a position; fewer when the file ends before."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
 class FolderCheckpoint(Closable):
     """The safetensors files of a folder.
 
     Args:
         folder: It holds `model.safetensors`, or shards and their index.
+        remote: Files by name that lie elsewhere, instead of any in the folder.
 
     Raises:
         NotFoundError: There is no such folder, or a shard is missing.
@@ -126,14 +149,18 @@ class FolderCheckpoint(Closable):
         IntegrityError: A file is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._places: dict[str, tuple[RangeReader, int]] = {}
+    def __init__(self, folder: Path, remote: Mapping[str, WeightFile] | None = None) -> None:
+        self._places: dict[str, tuple[RangeReader | WeightFile, int]] = {}
         self._tensors: dict[str, TensorEntry] = {}
-        self._readers: list[RangeReader] = []
+        self._readers: list[RangeReader | WeightFile] = []
         self._digest = hashlib.sha256()
         try:
-            for path in _weight_files(folder):
-                self._add(path)
+            if remote is None:
+                for path in _weight_files(folder):
+                    self._add_file(path)
+            else:
+                for name in _remote_names(folder, remote):
+                    self._add(folder / name, remote[name], (name, remote[name].identity))
         except BaseException:
             self.close()
             raise
@@ -167,15 +194,17 @@ class FolderCheckpoint(Closable):
         for reader in self._readers:
             reader.close()
 
-    def _add(self, path: Path) -> None:
+    def _add_file(self, path: Path) -> None:
         try:
             reader = RangeReader(path)
         except OSError as error:
             raise NotFoundError(f"{path} cannot be read: {error.strerror}") from None
+        status = path.stat()
+        self._add(path, reader, (path.name, status.st_size, status.st_mtime_ns))
+
+    def _add(self, path: Path, reader: RangeReader | WeightFile, facts: tuple[object, ...]) -> None:
         self._readers.append(reader)
         entries, data_start = _read_entries(path, reader)
-        status = path.stat()
-        facts = (path.name, status.st_size, status.st_mtime_ns)
         self._digest.update(repr(facts).encode())
         self._digest.update(reader.read(0, data_start + _HASHED_BYTES))
         for name, entry in entries.items():
@@ -213,6 +242,21 @@ def _weight_files(folder: Path) -> list[Path]:
     raise NotFoundError(f"{folder} has no safetensors files", "is it the folder of a checkpoint?")
 
 
+def _remote_names(folder: Path, remote: Mapping[str, WeightFile]) -> list[str]:
+    if (folder / INDEX).is_file():
+        names = _index_names(folder)
+    else:
+        names = [SINGLE] if SINGLE in remote else sorted(remote)
+        if len(names) > 1:
+            raise UnsupportedError(
+                f"it has {len(names)} safetensors files and no {INDEX} that says what they are"
+            )
+    missing = [name for name in names if name not in remote]
+    if missing or not names:
+        raise NotFoundError(f"the hub lacks {missing[0] if missing else SINGLE!r}")
+    return names
+
+
 def _folder_hint(path: Path) -> str:
     if path.is_file():
         return f"give its folder: {path.parent}"
@@ -221,12 +265,16 @@ def _folder_hint(path: Path) -> str:
     return "give the folder of a checkpoint"
 
 
-def _shards(folder: Path) -> list[Path]:
+def _index_names(folder: Path) -> list[str]:
     try:
         index = msgspec.json.decode((folder / INDEX).read_bytes(), type=_Index)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError(f"{folder / INDEX} is damaged: {error}") from None
-    names = sorted(set(index.weight_map.values()))
+    return sorted(set(index.weight_map.values()))
+
+
+def _shards(folder: Path) -> list[Path]:
+    names = _index_names(folder)
     for name in names:
         if len(name) > _MAX_NAME or {"/", "\\", "\0"} & set(name) or not (folder / name).is_file():
             raise NotFoundError(
@@ -235,7 +283,7 @@ def _shards(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _read_entries(path: Path, reader: RangeReader) -> tuple[dict[str, _RawEntry], int]:
+def _read_entries(path: Path, reader: RangeReader | WeightFile) -> tuple[dict[str, _RawEntry], int]:
     head = reader.read(0, 8)
     n_header = int.from_bytes(head, "little")
     if len(head) < 8 or n_header > min(_MAX_HEADER_BYTES, reader.n_bytes - 8):
