@@ -126,6 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _prepare_logging()
         code = _run(chosen)
     except LlmedgeError as error:
+        if isinstance(error, InterruptedByUser):
+            _ignore_interrupts()
         output.show_error(error, as_json=as_json)
         code = error.exit_code
     except BrokenPipeError:  # `llmedge list | head`
@@ -178,6 +180,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     del frame
     kind = Terminated if number == signal.SIGTERM else InterruptedByUser
     interrupts.deliver(kind(f"stopped by {signal.Signals(number).name}"))
+
+
+def _ignore_interrupts() -> None:
+    """Let a second signal pass while the first is answered: `timeout` sends two."""
+    for name in ("SIGINT", "SIGTERM"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _prepare_logging() -> None:

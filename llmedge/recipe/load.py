@@ -24,6 +24,7 @@ Key: TypeAlias = tuple[int | str, ...]
 _MAX_REFERENCE_CHARS = 250
 _MAX_BYTES = 1 << 20
 _MAX_EXTENDS = 8
+_SET = "--set"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +99,21 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     table: dict[str, object] = {}
     for file in reversed(files):
         table = _merged(table, file.table)
-    for override in overrides:
-        table = _merged(table, _override(override))
+    said = [_override(override) for override in overrides]
+    for override in said:
+        table = _merged(table, override)
+    # A mistake of the command line is not looked for in the files.
+    given = [key for override in said for key in _keys(override)]
+    tables = {key[:length] for key in given for length in range(1, len(key))}
+    files = [_File(Path(_SET), {}, {key: 0 for key in given if key not in tables}), *files]
     table.pop("extends", None)
     try:
         recipe = Recipe.model_validate(table)
     except ValidationError as error:
         problems = [_problem(item, files) for item in error.errors()]
         raise UsageError("\n  ".join(problems), "recipes/README.md has all keys") from None
-    said = json.dumps(recipe.model_dump(), sort_keys=True, ensure_ascii=False)
-    return LoadedRecipe(recipe, path, hashlib.sha256(said.encode()).hexdigest())
+    whole = json.dumps(recipe.model_dump(), sort_keys=True, ensure_ascii=False)
+    return LoadedRecipe(recipe, path, hashlib.sha256(whole.encode()).hexdigest())
 
 
 def _chain(path: Path) -> list[_File]:
@@ -249,5 +255,5 @@ def _place(location: Key, files: Sequence[_File]) -> str:
     for length in range(len(location), 0, -1):
         for file in files:
             if (number := file.lines.get(location[:length])) is not None:
-                return f"{file.path}:{number}"
-    return str(files[0].path)
+                return f"{file.path}:{number}" if number else _SET
+    return str(files[1].path)

@@ -247,3 +247,19 @@ def test_completion_is_shown(home: Path):
     done = subprocess.run(command, capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stderr
     assert "_LLMEDGE_COMPLETE" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_two_signals_at_once_are_one_error(tmp_path: Path):
+    # What `timeout` does: to the process, and then to its group.
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path)}
+    with subprocess.Popen(
+        [*LLMEDGE, "pull", "a/b"], stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stderr is not None
+        process.stderr.readline()  # it waits to try again
+        for _ in range(20):
+            process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in stderr

@@ -124,6 +124,14 @@ def test_an_override_that_sets_nothing_is_refused(tmp_path: Path, override: str)
         load_recipe(write(tmp_path, GOOD), [override])
 
 
+def test_a_mistake_of_the_command_line_is_no_mistake_of_the_file(tmp_path: Path):
+    path = write(tmp_path, GOOD + "[serve]\nctx = 512\n[bench]\nn_gen = 0\n")
+    with pytest.raises(UsageError) as caught:
+        load_recipe(path, ["serve.ctx=abc"])
+    assert "--set: serve.ctx: " in caught.value.message
+    assert "x.toml:18: bench.n_gen: " in caught.value.message
+
+
 def test_recipes_and_models_are_told_apart():
     assert is_recipe("smollm2-135m-instruct")
     assert is_recipe("./my.toml")
